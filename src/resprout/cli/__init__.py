@@ -1,0 +1,38 @@
+"""The command line: `resprout fit | prune | regrow | inspect | report | list | show`.
+
+One file per command; flags that a library function has too are made from its signature (`flags.py`).
+"""
+
+from __future__ import annotations
+
+import typer
+
+from .catalogue import listing, show
+from .edit import prune, regrow
+from .fit import fit
+from .inspect_ import inspect
+from .report import report
+
+app = typer.Typer(
+    name="resprout",
+    help="Prune a network past its cliff, regrow it to the budget of its device.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, command in {
+    "fit": fit,
+    "prune": prune,
+    "regrow": regrow,
+    "inspect": inspect,
+    "report": report,
+    "list": listing,
+    "show": show,
+}.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names."""
+    app()

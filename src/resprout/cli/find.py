@@ -1,0 +1,142 @@
+"""From words on the command line to networks, weights, tasks and methods."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .. import catalog, models, tasks
+from ..core.encoding import FORMAT
+from ..core.errors import CheckpointError, ResproutError, nearest
+from ..core.kinds import Method
+from ..core.task import Task
+from ..deploy.file import load
+
+
+def task_makers() -> dict[str, Callable[..., Task]]:
+    """Return name -> function, for every file of `tasks/` that holds a function of its own name."""
+    found = {}
+    for info in pkgutil.iter_modules(tasks.__path__):
+        maker = getattr(importlib.import_module(f"{tasks.__name__}.{info.name}"), info.name, None)
+        if inspect.isfunction(maker):
+            found[info.name] = maker
+    return found
+
+
+def task(name: str, data: Path | None, model: str) -> Task:
+    """Return the task `name`, its inputs normalised as `model` (a name) was trained with.
+
+    Raises:
+        ResproutError: an unknown name, or data that is not there.
+    """
+    known = task_makers()
+    if name not in known:
+        raise nearest(name, known, "task")
+    given: dict[str, Any] = {} if data is None else {"data": str(data)}
+    if "normalise" in inspect.signature(known[name]).parameters and model.startswith("vgg"):
+        given["normalise"] = "vgg"
+    return known[name](**given)
+
+
+def network(name: str, weights: Path | None, seed: int = 0) -> nn.Module:
+    """Return the network `name`, with random weights of `seed` or those of a file.
+
+    Raises:
+        ResproutError: an unknown name, or a file that does not fit.
+    """
+    torch.manual_seed(seed)
+    model = models.build(name)
+    if weights is not None:
+        read_weights(model, weights)
+    return model
+
+
+def read_weights(model: nn.Module, file: Path) -> None:
+    """Load a safetensors `state_dict`, or a file made by `resprout.save`, into `model`.
+
+    Raises:
+        CheckpointError: a pickle, a damaged or foreign file, or names and shapes that differ; `model` is untouched.
+    """
+    if file.suffix in (".pt", ".pth", ".bin", ".ckpt", ".th", ".pkl"):
+        raise CheckpointError(
+            f"{file} is a pickle, which can run code when it is read; convert it once, where you trust it: "
+            'python -c "import torch; from safetensors.torch import save_file; '
+            f"save_file(torch.load('{file.name}', weights_only=True), '{file.stem}.safetensors')\""
+        )
+    try:
+        with safe_open(str(file), "pt") as opened:
+            ours = (opened.metadata() or {}).get("format") == FORMAT
+            found = {} if ours else {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from error
+    if ours:
+        load(file, model)
+        return
+    model.load_state_dict(_fitting(model, found, file), strict=False)
+
+
+def _fitting(model: nn.Module, found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    own, what = model.state_dict(), f"{file} does not fit {type(model).__name__}"
+    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    foreign = [n for n in found if n not in own]
+    odd = [n for n in own if n in found and own[n].shape != found[n].shape]
+    if missing or foreign:
+        hint = "; strip the prefix 'module.' of its names" if any(n.startswith("module.") for n in foreign) else ""
+        sides = [f"{word} {', '.join(names[:3])}{' …' if len(names) > 3 else ''} ({len(names)} in all)"
+                 for word, names in (("it lacks", missing), ("it has foreign", foreign)) if names]  # fmt: skip
+        raise CheckpointError(f"{what}: {'; '.join(sides)}{hint}")
+    if odd:
+        shapes = f"{tuple(found[odd[0]].shape)}, not {tuple(own[odd[0]].shape)}"
+        raise CheckpointError(f"{what}: {odd[0]!r} is of shape {shapes} ({len(odd)} such tensors)")
+    cast = {n: t.to(own[n].dtype) for n, t in found.items()}
+    for name, tensor in cast.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{file}: {name!r} holds NaN or infinity")
+    return cast
+
+
+def method(kind: str, text: str) -> Method:
+    """Return the method that `text` says: a name, or a name with arguments such as "newton_gain(ridge=0.1)".
+
+    Raises:
+        ResproutError: an unknown name or argument (with the nearest ones), or a text that cannot be read.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(\((.*)\))?\s*", text, re.S)
+    if match is None:
+        raise ResproutError(f"cannot read {kind} {text!r}; write a name, or name(field=value)")
+    if not match[2]:
+        return catalog.make(kind, match[1])
+    cls = catalog.find(kind, match[1])
+    fields = [n for n, f in getattr(cls, "__dataclass_fields__", {}).items() if f.init]
+    try:
+        call = ast.parse(f"f({match[3]})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("plain fields are needed")
+        given = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ResproutError(
+            f"cannot read {kind} {text!r}; write {match[1]}(field=value, ...) with plain values"
+        ) from None
+    for name in given:
+        if name not in fields:
+            raise nearest(name, fields, f"field of {kind} {match[1]}")
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise ResproutError(f"{kind} {match[1]!r}: {error}") from error
+
+
+def methods(given: dict[str, Any]) -> dict[str, Any]:
+    """Return flags with the names of scores, allocations and fills replaced by objects."""
+    kinds = ("score", "allocate", "fill")
+    return {k: method(k, v) if k in kinds and isinstance(v, str) else v for k, v in given.items()}

@@ -1,0 +1,174 @@
+"""`resprout fit`: the whole journey, from a network to one or several budgets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ..core import encoding
+from ..core.budget import Budget
+from ..core.errors import BudgetError, ResproutError
+from ..core.masks import Masks
+from ..fit import Arrival, Result
+from ..fit import fit as library_fit
+from . import find
+from .flags import console, like, plain_errors
+from .journey import Journey
+
+USUAL = {"digits": {"epochs": 40.0, "dense_epochs": 20.0}}  # where small data make short epochs
+TAKEN = ("recipe", "epochs", "dense_epochs", "control", "seed", "out", "precision")
+
+
+NOTES = {
+    "epochs": "Training of the recipe in epochs; default its own (digits: 40).",
+    "dense_epochs": "Train the dense network first; default 0 with --weights, 20 without.",
+    "out": "Folder of the run folders.",
+}
+
+
+@plain_errors
+@like(library_fit, *TAKEN, unset=["dense_epochs"], notes=NOTES)
+def fit(
+    *,
+    model: Annotated[str, typer.Option(help="Network, by the name of its function in resprout.models.")] = "digits_cnn",
+    weights: Annotated[Path | None, typer.Option(help="safetensors with its trained weights.")] = None,
+    task: Annotated[str, typer.Option(help="Task: digits, cifar10.")] = "digits",
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    budget: Annotated[str | None, typer.Option(help='"8KiB", "12k nonzero", or a sparsity such as 0.98.')] = None,
+    frontier: Annotated[str | None, typer.Option(help='Several budgets in one walk: "16KiB,32KiB,64KiB".')] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", min=1)] = None,
+    **given: Any,
+) -> None:
+    """Cut a network past its cliff and regrow it to a budget; resumes where it was stopped."""
+    wanted = budgets(budget, frontier)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    given["recipe"] = find.method("recipe", given["recipe"])
+    given = usual(task, weights is not None, given)
+    with processes() as rank:
+        page = console()
+        network = find.network(model, weights, given["seed"]).to(device())
+        known = find.task(task, data, model)
+        if rank == 0:
+            count = sum(p.numel() for p in network.parameters())
+            page.print(f"[bold]{model}[/] ({count:,} parameters) on {task}, to {', '.join(map(str, wanted))}")
+        try:
+            masks = Masks.dense(network)
+            with Journey(page, rank != 0, masks.total, partial(size, network)) as journey:
+                result = library_fit(network, known, list(wanted), report=journey, **given)
+        except KeyboardInterrupt:
+            if rank == 0:
+                page.print(
+                    f"\nstopped; the same command goes on from the last checkpoint in {given['out']}", markup=False
+                )
+            raise typer.Exit(130) from None
+        if rank == 0:
+            if journey.rows == 0:  # the run had ended before: tell it again
+                for record in result.journal:
+                    journey("step", record | {"resumed": True})
+            summary(page, result)
+
+
+def usual(task: str, trained: bool, given: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the epochs that were not given: those usual for the task; a trained network gets no dense training."""
+    known = USUAL.get(task, {}) | ({"dense_epochs": 0.0} if trained else {})
+    dense = known.get("dense_epochs", 20.0) if given["dense_epochs"] is None else given["dense_epochs"]
+    epochs = known.get("epochs") if given["epochs"] is None else given["epochs"]
+    return given | {"dense_epochs": dense, "epochs": epochs}
+
+
+def budgets(budget: str | None, frontier: str | None) -> list[Budget]:
+    """Return what is asked for, by default the demo's 8KiB.
+
+    Raises:
+        BudgetError: both are given, or one cannot be read.
+    """
+    if budget is not None and frontier is not None:
+        raise BudgetError("give --budget or --frontier, not both")
+    words = [w.strip() for w in (frontier or budget or "8KiB").split(",")]
+    if frontier is None and len(words) > 1:
+        raise BudgetError(f"--budget takes one budget, got {budget!r}; several go to --frontier")
+    if not all(words):
+        raise BudgetError(f"there is an empty budget in {frontier!r}")
+    return [Budget.parse(w) for w in words]
+
+
+def size(network: nn.Module, alive: int) -> int | None:
+    """Return the bytes that `network` would take as a file, if its zeros are its dead weights (and no others)."""
+    masks = Masks.of(network)
+    return encoding.size(network, masks, "fp16") if masks.alive == alive else None
+
+
+def device() -> torch.device:
+    """Return where to run: this rank's GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[int]:
+    """Join the process group that `torchrun` speaks of in the environment, if any, and give this rank."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield 0
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # channels_last under DDP: only slower
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def summary(page: Console, result: Result) -> None:
+    """Print test accuracies, asked and achieved budgets, and the paths of what was written."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "asked", "achieved", "weights alive", "sparsity", "file", "validation", "test"):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+
+    def row(label: str, a: Arrival, style: str = "") -> None:
+        asked = a.budget if a.budget and a is not result.dense else ""
+        achieved = Budget.parse(asked).text(a.cost) if asked else ""
+        cells = (f"{a.alive:,}", f"{100 * a.sparsity:.2f} %", f"{a.bytes:,} B", f"{100 * a.validation:.2f} %")
+        table.add_row(label, asked, achieved, *cells, f"{100 * a.test:.2f} %", style=style)
+
+    row("dense", result.dense)
+    for arrival in result.control:
+        row(f"one-way ({arrival.recipe})" if arrival.recipe != "one_way" else "one-way", arrival)
+    for arrival in result.frontier:
+        row("resprout", arrival, "bold green")
+    page.print()
+    page.print(table)
+    page.print()
+    if result.cliff is not None:
+        stump = f", stump at {100 * result.stump:.2f} %" if result.stump is not None else ""
+        page.print(f"cliff at {100 * result.cliff:.2f} % sparsity{stump}")
+    for arrival in result.frontier:
+        if arrival.file:
+            page.print(f"wrote {_path(result, arrival.file)}", markup=False)
+    if result.folder is not None:
+        page.print(f"wrote {Path(result.folder) / 'result.json'}", markup=False)
+        try:
+            for path in result.report().values():
+                page.print(f"wrote {path}", markup=False)
+        except ResproutError as error:  # the picture is an extra; the result stands without it
+            page.print(f"no picture: {error}", markup=False)
+
+
+def _path(result: Result, file: str) -> Path:
+    path = Path(file)
+    return path if path.is_absolute() or path.exists() else Path(result.folder or ".") / path

@@ -1,0 +1,204 @@
+"""A limit in the device's own units, and the largest network that keeps it.
+
+A `Budget` knows what masks cost and whether that is met. Here: sparsity, nonzero weights, bytes of the saved file; RAM,
+multiply-adds and latency join as further subclasses.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import encoding
+from .errors import BudgetError, check_sparsity
+from .masks import Masks
+
+_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+
+
+class Budget(ABC):
+    """What a network may cost."""
+
+    @property
+    @abstractmethod
+    def limit(self) -> float:
+        """The most that is allowed, in the budget's unit."""
+
+    @staticmethod
+    def parse(text: str | float | Budget) -> Budget:
+        """Read "64KiB", "12k nonzero" or a sparsity such as 0.98.
+
+        Raises:
+            BudgetError: anything else.
+        """
+        if isinstance(text, Budget):
+            return text
+        if isinstance(text, int | float):
+            return Sparsity(check_sparsity(text, "budget"))
+        if not isinstance(text, str):
+            raise BudgetError(f"cannot read budget {text!r}; write '64KiB', '12k nonzero' or a sparsity such as 0.98")
+        clean = text.strip().lower().replace("_", "")
+        match = re.fullmatch(r"([\d.]+)\s*([a-z%]*)\s*([a-z]*)", clean)
+        number = None
+        if match and re.fullmatch(r"\d+(\.\d*)?|\.\d+", match[1]):
+            number, unit, word = float(match[1]), match[2], match[3]
+            if unit in ("nonzero", "weights", "sparse", "sparsity") and not word:
+                unit, word = "", unit
+            if word in ("nonzero", "weights") and unit in ("", "k", "m"):
+                return Nonzero(round(number * {"": 1, "k": 1000, "m": 1_000_000}[unit]))
+            if unit in _UNITS and unit and word in ("", "flash"):
+                return Bytes(round(number * _UNITS[unit]))
+            if unit in ("", "%") and word in ("", "sparse", "sparsity"):
+                return Sparsity(check_sparsity(number / 100 if unit == "%" else number, "budget"))
+        raise BudgetError(f"cannot read budget {text!r}; write '64KiB', '12k nonzero' or a sparsity such as '0.98'")
+
+    @abstractmethod
+    def cost(self, model: nn.Module, masks: Masks) -> float:
+        """Return what `masks` cost, in this budget's unit."""
+
+    @abstractmethod
+    def met(self, cost: float) -> bool:
+        """Whether `cost` keeps the limit."""
+
+    @abstractmethod
+    def text(self, cost: float | None = None) -> str:
+        """The limit (or a cost) in words, as `parse` reads it."""
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def keep(self, model: nn.Module, choose: Callable[[int], Masks], low: int, high: int) -> Masks:
+        """Return the masks with the most weights alive, within [low, high], that keep the limit.
+
+        Args:
+            model: the network.
+            choose: weights alive -> masks; more must cost more.
+            low: weights alive that there are at least.
+            high: weights alive that there may be at most.
+
+        Raises:
+            BudgetError: not even `low` keeps it; the message says how near one gets.
+        """
+        least = choose(low)
+        if not self.met(cost := self.cost(model, least)):
+            raise BudgetError(
+                f"the budget {self} cannot be met: with {low:,} weights alive the network still takes "
+                f"{self.text(cost)}; {self.remedy(model, least)}"
+            )
+        most = choose(high)
+        if self.met(ceiling := self.cost(model, most)):
+            return most
+        best = least
+        while high - low > 1:  # low keeps the limit, high does not
+            # Costs are nearly linear in the weights: guess by the line through both ends, from below.
+            guess = low + int((self.limit - cost) / max(ceiling - cost, 1e-9) * (high - low))
+            middle = min(max(guess, low + 1), high - 1)
+            for step in (middle, (low + high) // 2):
+                if low < step < high:
+                    trial = choose(step)
+                    if self.met(value := self.cost(model, trial)):
+                        low, cost, best = step, value, trial
+                    else:
+                        high, ceiling = step, value
+        return best
+
+    def remedy(self, model: nn.Module, masks: Masks) -> str:
+        """What would help when the limit cannot be met."""
+        return "raise the budget or lower the floor"
+
+
+@dataclass(frozen=True)
+class Sparsity(Budget):
+    """At least this fraction of the prunable weights is zero."""
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.fraction, "budget")
+
+    @property
+    def limit(self) -> float:
+        """The sparsity."""
+        return self.fraction
+
+    def cost(self, model: nn.Module, masks: Masks) -> float:
+        """The sparsity."""
+        return masks.sparsity
+
+    def met(self, cost: float) -> bool:
+        """Whether the sparsity is reached."""
+        return cost >= self.fraction - 1e-9
+
+    def text(self, cost: float | None = None) -> str:
+        """As in "0.98"."""
+        return f"{self.fraction if cost is None else cost:.6g}"
+
+    def keep(self, model: nn.Module, choose: Callable[[int], Masks], low: int, high: int) -> Masks:
+        """As in `Budget.keep`, without search."""
+        total = choose(low).total
+        keep = math.floor((1 - self.fraction) * total + 1e-6)
+        if keep < low:
+            raise BudgetError(
+                f"the budget {self} cannot be met: {low:,} weights are alive already (sparsity {1 - low / total:.6g})"
+            )
+        return choose(min(keep, high))
+
+
+@dataclass(frozen=True)
+class Nonzero(Budget):
+    """At most this many prunable weights are not zero."""
+
+    count: int
+
+    @property
+    def limit(self) -> float:
+        """The weights alive."""
+        return self.count
+
+    def cost(self, model: nn.Module, masks: Masks) -> float:
+        """The weights alive."""
+        return masks.alive
+
+    def met(self, cost: float) -> bool:
+        """Whether there are few enough."""
+        return cost <= self.count
+
+    def text(self, cost: float | None = None) -> str:
+        """As in "12000 nonzero"."""
+        return f"{self.count if cost is None else cost:.0f} nonzero"
+
+
+@dataclass(frozen=True)
+class Bytes(Budget):
+    """The saved file has at most this many bytes."""
+
+    size: int
+    values: str = "fp16"
+
+    @property
+    def limit(self) -> float:
+        """The bytes of the file."""
+        return self.size
+
+    def cost(self, model: nn.Module, masks: Masks) -> float:
+        """The bytes of the file."""
+        return encoding.size(model, masks, self.values)
+
+    def met(self, cost: float) -> bool:
+        """Whether the file is small enough."""
+        return cost <= self.size
+
+    def text(self, cost: float | None = None) -> str:
+        """As in "64KiB", or bytes where they are not whole."""
+        size = self.size if cost is None else int(cost)
+        return f"{size // 1024}KiB" if size % 1024 == 0 and size else f"{size}B"
+
+    def remedy(self, model: nn.Module, masks: Masks) -> str:
+        """How much of it is not prunable at all."""
+        rest = encoding.size(model, masks & ~masks, self.values)
+        return f"{rest:,} bytes are biases, norms and the header, which stay dense"

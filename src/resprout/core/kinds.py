@@ -1,0 +1,194 @@
+"""The abstract kinds of method. A method is one file with one frozen dataclass of one of these kinds.
+
+Its fields are its hyperparameters with the paper's defaults, its `repr` is its configuration, its file's path is its
+name, and its docstring's second paragraph is its citation. Nothing concrete is overridden; only the empty hooks of
+`Rule` may be filled.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Generator, Tensor
+
+from . import select
+from .masks import Masks
+
+if TYPE_CHECKING:
+    from .budget import Budget
+    from .probe import Probe
+    from .run import Run
+
+Fidelity = Literal["paper-checked", "identity-checked", "smoke-tested"]
+Wishes = Mapping[str, float]
+
+
+class Method(ABC):
+    """What all kinds share: facts that `resprout list` shows."""
+
+    fidelity: ClassVar[Fidelity]
+    key: ClassVar[str | None] = None  # its key in the catalogue of systems, where it has one
+
+
+class Score(Method):
+    """What each weight is worth: higher is kept, or comes back first. Finite; the order is all that matters."""
+
+    @abstractmethod
+    def __call__(self, probe: Probe) -> Mapping[str, select.Score]:
+        """Return a score of the weight's shape for every prunable weight, dead ones included."""
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, select.Score]):
+    """What an allocation sees: all scores, which weights compete, and which are settled already.
+
+    Pruning lets the living compete and settles none; regrowth settles the living and lets the dead compete.
+    """
+
+    tensors: Mapping[str, select.Score]
+    among: Masks | None = None
+    settled: Masks | None = None
+
+    def __getitem__(self, name: str) -> select.Score:
+        return self.tensors[name]
+
+    def __iter__(self):
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Weights in all, per tensor."""
+        return {name: score.numel() for name, score in self.tensors.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
+        return {name: tuple(score.shape) for name, score in self.tensors.items()}
+
+    @property
+    def bounds(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The fewest and the most weights each tensor can have alive: the settled, and those that compete besides."""
+        lower = dict.fromkeys(self.tensors, 0) if self.settled is None else self.settled.counts
+        competing = self.sizes if self.among is None else self.among.counts
+        return lower, {n: lower[n] + competing[n] for n in lower}
+
+    def competing(self, name: str) -> Tensor:
+        """Return the scores of `name` that compete, flat, as float32; those of a sharded tensor are gathered."""
+        flat, among = select.dense(self.tensors[name]), None if self.among is None else self.among[name]
+        if hasattr(flat, "full_tensor"):
+            flat = flat.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]
+            among = among.full_tensor() if hasattr(among, "full_tensor") else among  # pyright: ignore
+        return flat.reshape(-1) if among is None else flat[among]
+
+
+class Allocation(Method):
+    """How many weights each tensor may have alive."""
+
+    @abstractmethod
+    def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> Wishes:
+        """Return the number of weights wished alive per tensor, in all (settled ones included).
+
+        Args:
+            scores: what competes.
+            prices: the cost of one weight of each tensor, in the unit of `allowance`.
+            allowance: what all weights alive may cost together.
+
+        The core scales the wishes by one factor to the exact total within the bounds (`select.apportion`).
+        """
+
+
+class Fill(Method):
+    """The values that reborn weights start with."""
+
+    @abstractmethod
+    def __call__(self, weight: Tensor, anchor: Tensor | None, generator: Generator) -> Tensor:
+        """Return a tensor of the weight's shape, of which the core takes the reborn places.
+
+        Args:
+            weight: the weight as it stands.
+            anchor: the dense network's own weight, where one is known.
+            generator: the only source of randomness.
+        """
+
+
+class Schedule(Method):
+    """A value that moves from `start` to `end` while progress t moves from 0 to 1."""
+
+    @abstractmethod
+    def __call__(self, t: float) -> float:
+        """Return the value at progress `t` in [0, 1]; outside it is that of the nearer end."""
+
+
+@dataclass(frozen=True)
+class Rule(Method):
+    """What happens to masks during training. The hooks are empty; fill those that are needed.
+
+    A rule keeps no state of its own: tensors that must outlive a step are in `run.slots`, which is checkpointed. `Rule()`
+    itself lets the masks stand still.
+    """
+
+    def begin(self, run: Run, steps: int) -> None:
+        """Before the first of `steps` steps (not called again when a run resumes within them)."""
+
+    def after_backward(self, run: Run, step: int, steps: int) -> None:
+        """After the gradients of step `step` (from 0) and before the optimizer uses them."""
+
+    def after_step(self, run: Run, step: int, steps: int) -> None:
+        """After the optimizer's step `step` (from 0)."""
+
+    def end(self, run: Run, steps: int) -> None:
+        """After the last step."""
+
+
+class Step(ABC):
+    """A verb: one thing done to a run, as a frozen dataclass (see `steps.py`)."""
+
+    @abstractmethod
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Do it, and return the JSON-able facts that the trace keeps."""
+
+
+class Searcher(Method):
+    """What must try candidates: it works on forks of the run and returns JSON-able findings."""
+
+    @abstractmethod
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Try, and return the findings; `run` itself changes only through `run.set_masks`."""
+
+
+class Recover(Method):
+    """How a network gets its accuracy back after a cut."""
+
+    @abstractmethod
+    def __call__(self, steps: int) -> tuple[Step, ...]:
+        """Return the verbs that spend `steps` optimizer steps."""
+
+
+class Recipe(Method):
+    """A whole path from a dense network to one or several budgets, made of steps."""
+
+    @abstractmethod
+    def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
+        """Walk through `budgets` by `run.do(step)`, and call `run.arrive(budget)` at each."""
+
+
+class Cliff(Method):
+    """Where a one-way curve falls."""
+
+    @abstractmethod
+    def __call__(self, sparsities: Sequence[float], accuracies: Sequence[float]) -> float | None:
+        """Return the sparsity of the last point before the fall (sparsities ascending), or None if there is none."""
+
+
+class Priority(Method):
+    """Which layers of a sparse network are damaged."""
+
+    @abstractmethod
+    def __call__(self, dense: Probe, sparse: Probe) -> dict[str, float]:
+        """Return prunable weight name -> similarity to the dense network in [-1, 1]; low means damaged."""

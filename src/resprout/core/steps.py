@@ -1,0 +1,323 @@
+"""The verbs: Prune, Regrow, Train, Rewind, Search, and the small ones that mark, fit to a budget, and arrive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from .budget import Budget
+from .errors import BudgetError, ResproutError, check_finite, check_sparsity
+from .granularity import Granularity, Weight
+from .hold import hold
+from .kinds import Allocation, Fill, Rule, Schedule, Score, Scores, Searcher, Step
+from .masks import Masks, keep_count
+from .probe import Probe, take, to_device
+from .run import Run, load_optimizer, mix, ranks
+
+
+def pruned(
+    probe: Probe, keep: int, score: Score, allocate: Allocation, granularity: Granularity, floor: int = 0
+) -> Masks:
+    """Return masks with exactly `keep` of the living weights: those that score best. They nest in the old ones.
+
+    Raises:
+        ResproutError: more than there are alive, or bounds that exclude it.
+    """
+    masks = probe.masks
+    if keep > masks.alive:
+        raise ResproutError(
+            f"cannot prune to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use regrow"
+        )
+    among = None if masks.alive == masks.total else masks
+    return granularity.choose(Scores(score(probe), among), keep, allocate, floor)
+
+
+def regrown(
+    probe: Probe,
+    keep: int,
+    score: Score,
+    allocate: Allocation,
+    granularity: Granularity,
+    masks: Masks | None = None,
+) -> Masks:
+    """Return masks with exactly `keep` weights alive: all that live now, and the best-scoring of the dead.
+
+    Args:
+        probe: the network as it stands.
+        keep: weights alive in all.
+        score: ranks the dead.
+        allocate: how many each tensor has afterwards.
+        granularity: the units.
+        masks: the living; default those of the probe.
+
+    Raises:
+        ResproutError: fewer than there are alive.
+    """
+    masks = probe.masks if masks is None else masks
+    if keep < masks.alive:
+        raise ResproutError(
+            f"cannot regrow to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use prune"
+        )
+    return granularity.choose(Scores(score(probe), ~masks, masks), keep, allocate)
+
+
+@dataclass(frozen=True)
+class Prune(Step):
+    """Cut to `sparsity`: rank the living, keep the best."""
+
+    sparsity: float
+    score: Score
+    allocate: Allocation
+    granularity: Granularity = Weight()  # noqa: RUF009
+    floor: int = 0
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Cut."""
+        keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
+        masks = pruned(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor)
+        return {**run.set_masks(masks), "counts": masks.counts}
+
+
+@dataclass(frozen=True)
+class Regrow(Step):
+    """Grow back to `sparsity`: rank the dead, wake the best, give them the values of `fill`."""
+
+    sparsity: float
+    score: Score
+    allocate: Allocation
+    fill: Fill
+    granularity: Granularity = Weight()  # noqa: RUF009
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Grow."""
+        keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
+        masks = regrown(run.probe(), keep, self.score, self.allocate, self.granularity)
+        return {**run.set_masks(masks, self.fill), "counts": masks.counts}
+
+
+@dataclass(frozen=True)
+class Meet(Step):
+    """Prune or regrow to the most weights that `budget` allows: to the last byte (with `try_only`, just find out)."""
+
+    budget: Budget
+    score: Score
+    allocate: Allocation
+    fill: Fill | None = None
+    floor: int = 0
+    try_only: bool = False
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Find the exact masks and put them in force.
+
+        Raises:
+            BudgetError: the budget cannot be met; the message says how near one gets.
+        """
+        probe, total = run.probe(), run.masks.total
+
+        def choose(keep: int) -> Masks:
+            if keep <= run.masks.alive:
+                return pruned(probe, keep, self.score, self.allocate, Weight(), self.floor)
+            return regrown(probe, keep, self.score, self.allocate, Weight())
+
+        least = sum(min(self.floor, size) for size in run.masks.sizes.values())
+        masks = self.budget.keep(run.model, choose, least, total)
+        facts = {"keep": masks.alive, "counts": masks.counts, "asked": str(self.budget)}
+        facts["cost"] = self.budget.cost(run.model, masks)
+        return facts if self.try_only else facts | run.set_masks(masks, self.fill)
+
+
+@dataclass(frozen=True)
+class Arrive(Step):
+    """The network keeps `budget`: note its cost and validation accuracy, and keep it as a point."""
+
+    budget: Budget
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Check, measure, and mark."""
+        cost = self.budget.cost(run.model, run.masks)
+        if not self.budget.met(cost):
+            raise BudgetError(f"asked for {self.budget}, and the network takes {self.budget.text(cost)}")
+        point = f"budget-{self.budget}".replace(" ", "-")
+        run.mark(point)
+        return {"budget": str(self.budget), "cost": cost, "validation": run.evaluate(), "point": point}
+
+
+@dataclass(frozen=True)
+class Mark(Step):
+    """Keep the network as it stands under a name."""
+
+    name: str
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Keep it."""
+        run.mark(self.name)
+        return {"name": self.name, "validation": run.evaluate()}
+
+
+@dataclass(frozen=True)
+class Rewind(Step):
+    """Go back to the weights at a point, under the masks of now (or those of then)."""
+
+    to: str = "start"
+    masks: bool = False
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Go back."""
+        run.restore(self.to, masks=self.masks)
+        return {"to": self.to}
+
+
+@dataclass(frozen=True)
+class Search(Step):
+    """Let a searcher try candidates on forks of the run."""
+
+    searcher: Searcher
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Try."""
+        return self.searcher(run)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """SGD with momentum, or AdamW: the recipe of an optimizer, without its state.
+
+    `decay` holds for conv and linear weights; biases and norms have none.
+    """
+
+    kind: str = "sgd"
+    momentum: float = 0.9
+    decay: float = 5e-4
+    nesterov: bool = True
+
+    def build(self, model: nn.Module, lr: float) -> optim.Optimizer:
+        """Return the optimizer of `model`'s trainable parameters."""
+        params = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in params if p.dim() > 1], "weight_decay": self.decay},
+            {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        groups = [g for g in groups if g["params"]]
+        if self.kind == "sgd":
+            return optim.SGD(groups, lr, self.momentum, nesterov=self.nesterov and self.momentum > 0)
+        if self.kind == "adamw":
+            return optim.AdamW(groups, lr, (self.momentum, 0.999))
+        raise ResproutError(f"optimizer must be 'sgd' or 'adamw', got {self.kind!r}")
+
+
+@dataclass(frozen=True)
+class Train(Step):
+    """Train for `steps` optimizer steps under the masks, with a rule that may move them.
+
+    The learning rate is `lr` at the progress that `span` covers: a path in several pieces can share one schedule.
+    `looks` times along the way, evenly, the network is evaluated on the validation split (the record's "curve"). With
+    `best` the state with the best of these looks (and the last) is what remains; it needs masks that stand still.
+    """
+
+    steps: int
+    lr: Schedule
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    rule: Rule = Rule()  # noqa: RUF009
+    span: tuple[float, float] = (0.0, 1.0)
+    looks: int = 0
+    best: bool = False
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Train.
+
+        Raises:
+            ResproutError: a loss that is not finite, or that cannot take the batch.
+        """
+        if self.steps < 1:
+            raise ResproutError(f"Train needs at least one step, got steps={self.steps}")
+        optimizer = run.optimizer = self.optimizer.build(run.model, self.lr(self.span[0]))
+        guard = hold(run.model, run.masks, optimizer)
+        start, curve, resumed = 0, [], dict(run.partial)
+        if resumed:
+            start, curve = resumed["step"], resumed["curve"]
+            load_optimizer(optimizer, *resumed["optimizer"])
+        else:
+            self.rule.begin(run, self.steps)
+        model = run.model
+        if ranks()[1] > 1:
+            model = nn.parallel.DistributedDataParallel(run.model)
+        batches = _stream(run)
+        loss, top = resumed.get("loss", 0.0), resumed.get("top", -math.inf)
+        for step in range(start, self.steps):
+            lr = self.lr(self.span[0] + (self.span[1] - self.span[0]) * step / self.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            value = self._step(run, model, optimizer, next(batches), step)
+            loss = value if step == 0 else 0.98 * loss + 0.02 * value
+            run.report("train", {"step": step + 1, "steps": self.steps, "loss": loss, "lr": lr})
+            due = step + 1 == self.steps or (
+                self.looks and (step + 1) * self.looks // self.steps > step * self.looks // self.steps
+            )
+            if due and (self.looks or self.best or step + 1 == self.steps):
+                curve.append([run.trained, run.masks.sparsity, run.evaluate()])
+                if self.best and curve[-1][2] > top:
+                    top = curve[-1][2]
+                    run.mark("best")
+            run.save_now_and_then(step=step + 1, curve=curve, loss=loss, top=top)
+        self.rule.end(run, self.steps)
+        guard.release()
+        run.optimizer, run.slots = None, {}
+        if self.best:
+            run.restore("best")
+        score = top if self.best else curve[-1][2]
+        return {"loss": round(loss, 6), "validation": score, "curve": curve}
+
+    def _step(self, run: Run, model: nn.Module, optimizer: optim.Optimizer, batch: Any, step: int) -> float:
+        torch.manual_seed(mix(run.seed, "step", run.trained))
+        model.train()
+        batch = _prepare(batch, run)
+        run.rows = _rows(batch)
+        with run.autocast():
+            loss = take(lambda batch: run.task.loss(model, batch), batch)
+        value = check_finite(float(loss.detach()), f"the training loss at step {run.trained}")
+        loss.backward()
+        run.live = gradients(run)
+        self.rule.after_backward(run, step, self.steps)
+        run.live = None
+        optimizer.step()
+        run.trained += 1
+        self.rule.after_step(run, step, self.steps)
+        optimizer.zero_grad(set_to_none=True)
+        return value
+
+
+def gradients(run: Run) -> dict[str, torch.Tensor]:
+    """Return the gradients that the backward pass has just left, dead weights included."""
+    return {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in run.weights().items()}
+
+
+def _stream(run: Run) -> Iterator[Any]:
+    """Training batches without end, from where the run is: epoch and place follow from the steps trained."""
+    per_epoch = run.task.steps_per_epoch
+    while True:
+        epoch, start = divmod(run.trained, per_epoch)
+        empty = True
+        for batch in run.task.batches("train", seed=mix(run.seed, "order"), epoch=epoch, start=start, shard=ranks()):
+            empty = False
+            yield batch
+        if empty:
+            raise ResproutError("the train split yields no batch: it is empty, or smaller than it says")
+
+
+def _rows(batch: Any) -> int:
+    """How many samples a batch has: the length of its first tensor."""
+    while not isinstance(batch, torch.Tensor):
+        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
+    return len(batch) if batch.dim() else 1
+
+
+def _prepare(batch: Any, run: Run) -> Any:
+    batch = to_device(batch, run.device)
+    if run.channels_last and isinstance(batch, tuple) and isinstance(batch[0], torch.Tensor) and batch[0].dim() == 4:
+        return (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
+    return batch

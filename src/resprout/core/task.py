@@ -1,0 +1,53 @@
+"""Task: batches of a split, a loss, metrics. The only thing a run knows of data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Task(ABC):
+    """What a network is for.
+
+    The three splits are three things: weights and masks may look at "train", choices (epochs, rewards, allocations,
+    stopping) at "validation", and "test" is read once, for the final number. A task's `repr` is its configuration, from
+    which the name of a run folder is made.
+    """
+
+    metric: ClassVar[str] = "accuracy"  # the metric that choices go by; higher is better
+
+    @abstractmethod
+    def batches(
+        self, split: Split, *, seed: int = 0, epoch: int = 0, start: int = 0, shard: tuple[int, int] = (0, 1)
+    ) -> Iterator[Any]:
+        """Yield the batches of one epoch, the same for the same arguments.
+
+        Args:
+            split: which data.
+            seed: with `epoch` decides order and augmentation of "train"; the others come in order, as they are.
+            epoch: which pass over the data.
+            start: the first batch to yield; those before are skipped without being made.
+            shard: (rank, world): this rank's part of every batch.
+
+        Raises:
+            ResproutError: the split is empty.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scalar training loss of one batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """Return the metrics of `model` (in evaluation mode) on a whole split; `metric` among them."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Batches in one epoch of "train"."""

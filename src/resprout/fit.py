@@ -1,0 +1,310 @@
+"""The main job: from a network to the best one that keeps a budget, with everything kept, resumable and reported."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import catalog
+from .core import encoding, store
+from .core.budget import Budget
+from .core.errors import CheckpointError, ResproutError
+from .core.hold import unwrap
+from .core.kinds import Recipe
+from .core.masks import Masks
+from .core.run import Report, Run, ranks
+from .core.steps import Mark, Optimizer, Search, Train
+from .core.task import Task
+from .deploy.file import load, save
+from .methods.recipe.one_way import OneWay
+from .methods.schedule.cosine import Cosine
+from .methods.search.one_way_curve import OneWayCurve
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """One network: what was asked, what it costs, and how good it is. Accuracies are fractions in [0, 1].
+
+    `test` is measured on the network read back from `file`, once; `steps` are optimizer steps on the path up to here.
+    """
+
+    recipe: str
+    budget: str
+    cost: float
+    sparsity: float
+    alive: int
+    bytes: int
+    validation: float
+    test: float
+    steps: int
+    file: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `fit` found; kept as `result.json` in the run folder."""
+
+    dense: Arrival
+    frontier: tuple[Arrival, ...]
+    control: tuple[Arrival, ...]
+    curve: list[list[float]]
+    cliff: float | None
+    stump: float
+    path: list[list[float]]
+    searched: int
+    selected_on: str
+    folder: str | None
+    config: dict[str, Any]
+    journal: list[dict[str, Any]] = dataclasses.field(repr=False, default_factory=list)
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy at the largest budget."""
+        return self.frontier[-1].test
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file at the largest budget."""
+        return self.frontier[-1].bytes
+
+    def report(self) -> dict[str, str]:
+        """Draw accuracy over sparsity into the run folder; returns {"png": path, "svg": path}."""
+        from .report.picture import draw
+
+        if self.folder is None:
+            raise ResproutError("this result has no folder to draw into: call fit with out='runs'")
+        return draw(Path(self.folder))
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Result:
+        """Read the result of a finished run.
+
+        Raises:
+            CheckpointError: the run has not finished, or the file is damaged.
+        """
+        path = Path(folder) / "result.json"
+        try:
+            facts = json.loads(path.read_text())
+            known = {k: facts[k] for k in (f.name for f in dataclasses.fields(cls)) if k in facts}
+            known["dense"] = Arrival(**facts["dense"])
+            known |= {k: tuple(Arrival(**a) for a in facts[k]) for k in ("frontier", "control")}
+            return cls(**known)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} holds no finished result ({error!r}); run the same fit again") from error
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    budget: str | float | Budget | Sequence[str | float | Budget],
+    *,
+    recipe: str | Recipe = "bidirectional_gradual",
+    epochs: float | None = None,
+    dense_epochs: float = 0,
+    dense_lr: float = 0.1,
+    control: bool = False,
+    curve: bool = True,
+    seed: int = 0,
+    out: str | Path | None = "runs",
+    precision: str = "auto",
+    channels_last: bool = True,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    report: Report | None = None,
+) -> Result:
+    """Fit `model` to a budget, or through a frontier of budgets: dense training, cliff, stump, regrowth, final test.
+
+    Started again with the same arguments it resumes, in the middle of a step if it was killed there.
+
+    Args:
+        model: the network; afterwards it is the one of the largest budget, as read back from its file.
+        task: its data, loss and metrics.
+        budget: "64KiB", "12k nonzero", a sparsity such as 0.98, or several of them (also "16KiB,32KiB").
+        recipe: the path, by name or object.
+        epochs: of the recipe; default its own.
+        dense_epochs: train the dense network first (0: it is trained already).
+        dense_lr: peak learning rate of that.
+        control: also walk one way ("one_way", gradual) from the same dense network, with as many optimizer steps.
+        curve: first measure the one-way curve and find its cliff (a few short tries on forks, counted as `searched`).
+        seed: of everything random.
+        out: where run folders are made; None keeps nothing and cannot resume.
+        precision: "fp32", "bf16" (autocast) or "auto": bf16 where the processor has it and the network is large.
+        channels_last: give images to the network in that memory format.
+        targets, ignore: which parameters may be pruned (see `masks.prunable`).
+        report: called with (event, facts): "train" at each step, "step" after each verb, "search" at each try.
+
+    Raises:
+        ResproutError: bad arguments, with the remedy.
+        BudgetError: a budget that cannot be met, and how near one gets.
+        CheckpointError: a damaged run folder, or one that another process uses.
+    """
+    budgets = [Budget.parse(b) for b in _several(budget)]
+    chosen: Recipe = catalog.make("recipe", recipe)
+    if epochs is not None:
+        if not epochs > 0:
+            raise ResproutError(f"epochs must be above 0, got {epochs:g}; dense_epochs=0 is for a trained network")
+        chosen = dataclasses.replace(chosen, epochs=epochs)  # pyright: ignore[reportCallIssue]
+    bare = unwrap(model)
+    masks = Masks.dense(bare, targets, ignore)
+    precision = _precision(precision, bare, masks.total)
+    config = {
+        "resprout": 1,
+        "model": f"{type(bare).__name__}-{encoding.checksum(bare.state_dict())[:16]}",
+        "prunable": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16],
+        "task": repr(task),
+        "budgets": [str(b) for b in budgets],
+        "dense": [dense_epochs, dense_lr] if dense_epochs else [],
+        "seed": seed,
+        "precision": precision,
+        "curve": curve,
+    }
+
+    folder = (
+        None
+        if out is None
+        else store.RunFolder(
+            out, type(chosen).__name__.lower(), config | {"recipe": store.configuration(chosen), "control": control}
+        )
+    )
+    if folder is not None and (folder.path / "result.json").exists():
+        result = Result.read(folder.path)
+        load(str(result.frontier[-1].file), bare, list(masks))
+        return result
+
+    def start(network: nn.Module, place: store.RunFolder | None) -> Run:
+        run = Run(
+            network,
+            task,
+            masks,
+            seed=seed,
+            folder=place,
+            precision=precision,
+            channels_last=channels_last,
+            report=report,
+        )
+        run.resume()
+        return run
+
+    with folder.lock() if folder is not None and ranks()[0] == 0 else nullcontext():
+        run = start(bare, folder)
+        run.do(Mark("start"))
+        if dense_epochs:
+            steps = max(1, round(dense_epochs * task.steps_per_epoch))
+            run.do(Train(steps, Cosine(dense_lr, 0.0, warmup=0.1), Optimizer(), looks=10, best=True))
+        dense_record = run.do(Mark("dense"))
+        if curve:
+            run.do(Search(OneWayCurve()))
+        chosen(run, budgets)
+        controls: tuple[Arrival, ...] = ()
+        if control:
+            twin = copy.deepcopy(bare)
+            twin.load_state_dict({n: t for n, t in run.points["dense"].items() if not n.startswith("mask:")})
+            one_way = OneWay(epochs=(run.trained - dense_record["trained"]) / task.steps_per_epoch)
+            beside = None if folder is None else store.RunFolder(folder.path, "control", {"recipe": repr(one_way)})
+            other = start(twin, beside)
+            other.do(Mark("dense"))
+            one_way(other, budgets)
+            controls = tuple(_measure(other, "one_way", r, beside) for r in _arrived(other))
+        dense = _measure(run, "dense", dense_record, folder)
+        frontier = tuple(_measure(run, _name(chosen), r, folder) for r in _arrived(run))
+        result = _result(run, dense, frontier, controls, folder, config | {"recipe": store.configuration(chosen)})
+        if folder is not None and ranks()[0] == 0:
+            store.write(folder.path / "result.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
+    return result
+
+
+def _name(recipe: Recipe) -> str:
+    """The recipe's name on the command line."""
+    return next(c.name for c in catalog.cards() if c.method is type(recipe))
+
+
+def _several(budget: Any) -> list[Any]:
+    """One budget, several, or several in one string."""
+    if isinstance(budget, str):
+        budget = budget.split(",")
+    several = list(budget) if isinstance(budget, Sequence) else [budget]
+    if not several:
+        raise ResproutError("budget is empty: give one, such as '64KiB'")
+    return several
+
+
+def _precision(asked: str, model: nn.Module, weights: int) -> str:
+    """bfloat16 pays on networks that are not tiny, on processors that have it."""
+    if asked != "auto":
+        return asked
+    device = next(model.parameters()).device.type
+    able = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else torch.cuda.is_bf16_supported()
+    return "bf16" if able and weights > 200_000 else "fp32"
+
+
+def _arrived(run: Run) -> list[dict[str, Any]]:
+    """The journal's arrivals, by weights alive."""
+    return sorted((r for r in run.journal if r["step"] == "Arrive"), key=lambda r: r["alive"])
+
+
+def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFolder | None) -> Arrival:
+    """Come back to the network of a record, write and read back its file, and test it: the only look at test data."""
+    point = record["point"] if "point" in record else record["name"]
+    values = "fp16" if "point" in record else "fp32"  # a dense network is tested as it is
+    run.restore(point)
+    file = None
+    if folder is not None:
+        file = folder.path / f"{point}.safetensors"
+        if ranks()[0] == 0:
+            save(file, run.model, run.masks, values=values)
+            load(file, run.model, list(run.masks))
+    return Arrival(
+        recipe=recipe,
+        budget=record.get("budget", "none"),
+        cost=record.get("cost", 0.0),
+        sparsity=run.masks.sparsity,
+        alive=run.masks.alive,
+        bytes=encoding.size(run.model, run.masks, values),
+        validation=record["validation"],
+        test=run.evaluate("test"),
+        steps=record["trained"],
+        file=None if file is None else str(file),
+    )
+
+
+def _result(
+    run: Run,
+    dense: Arrival,
+    frontier: tuple[Arrival, ...],
+    control: tuple[Arrival, ...],
+    folder: store.RunFolder | None,
+    config: dict[str, Any],
+) -> Result:
+    """Gather what the journal tells."""
+    scan = next((r for r in run.journal if "curve" in r and r["step"] == "Search"), {"curve": [], "cliff": None})
+    path, on_the_way = [], False
+    for record in run.journal:
+        if record["step"] == "Mark" and record["name"] == "dense":
+            on_the_way = True
+        if on_the_way and record["step"] == "Train":
+            path += record["curve"]
+        elif on_the_way and record["step"] in ("Mark", "Arrive"):
+            path.append([record["trained"], record["sparsity"], record["validation"]])
+    return Result(
+        dense=dense,
+        frontier=frontier,
+        control=control,
+        curve=[list(point) for point in scan["curve"]],
+        cliff=scan["cliff"],
+        stump=max(sparsity for _, sparsity, _ in path),
+        path=path,
+        searched=run.searched,
+        selected_on=run.chooses_on,
+        folder=None if folder is None else str(folder.path),
+        config=config,
+        journal=run.journal,
+    )

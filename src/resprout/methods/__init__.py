@@ -1,0 +1,1 @@
+"""One file is one published idea; the folder is its kind."""

@@ -1,0 +1,1 @@
+"""How many weights each tensor gets."""

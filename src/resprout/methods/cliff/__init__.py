@@ -1,0 +1,1 @@
+"""Where a one-way curve falls."""

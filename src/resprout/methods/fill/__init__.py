@@ -1,0 +1,1 @@
+"""The values that reborn weights start with."""

@@ -1,0 +1,1 @@
+"""Whole paths from a dense network to a budget."""

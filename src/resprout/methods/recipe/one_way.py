@@ -1,0 +1,66 @@
+"""One-way: prune and never regrow; iterative, one-shot or gradual. The control at equal training steps.
+
+Han, Pool, Tran, Dally, NeurIPS 2015, arXiv:1506.02626 (iterative); Zhu, Gupta, ICLR 2018 workshop, arXiv:1710.01878
+(gradual); Lee et al., ICLR 2021, arXiv:2010.07611 (the allocation).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.budget import Budget
+from ...core.errors import ResproutError
+from ...core.kinds import Allocation, Fidelity, Recipe, Score
+from ...core.run import Run
+from ...core.steps import Meet, Optimizer, Prune, Train
+from ..allocate.lamp import Lamp
+from ..rule.gradual import Gradual
+from ..schedule.cosine import Cosine
+from ..schedule.cubic import Cubic
+from ..schedule.geometric import Geometric
+from ..score.magnitude import Magnitude
+
+
+@dataclass(frozen=True)
+class OneWay(Recipe):
+    """From the dense network down through the budgets, the largest first; each has its share of `epochs`."""
+
+    epochs: float = 8
+    mode: str = "gradual"
+    until: float = 0.5
+    rounds: int = 5
+    every: int = 16
+    lr: float = 0.1
+    optimizer: Optimizer = Optimizer()  # noqa: RUF009
+    score: Score = Magnitude()  # noqa: RUF009
+    allocate: Allocation = Lamp()  # noqa: RUF009
+    floor: int = 1
+    fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("gradual", "iterative", "oneshot"):
+            raise ResproutError(f"mode must be 'gradual', 'iterative' or 'oneshot', got {self.mode!r}")
+
+    def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
+        """Walk."""
+        steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
+        lr = Cosine(self.lr, 0.0, warmup=0.05)
+        plans = {
+            b: run.do(Meet(b, self.score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
+        }
+        for budget in sorted(budgets, key=lambda b: -plans[b]):
+            start, end = run.masks.sparsity, 1 - plans[budget] / run.masks.total
+            if self.mode == "gradual":
+                rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, self.allocate, self.floor)
+                run.do(Train(steps, lr, self.optimizer, rule, looks=8))
+            else:
+                rounds = self.rounds if self.mode == "iterative" else 1
+                for i in range(1, rounds + 1):
+                    sparsity = Geometric(start, end)(i / rounds)
+                    if i < rounds:
+                        run.do(Prune(sparsity, self.score, self.allocate, floor=self.floor))
+                    else:
+                        run.do(Meet(budget, self.score, self.allocate, floor=self.floor))
+                    share = steps * i // rounds - steps * (i - 1) // rounds
+                    run.do(Train(max(1, share), lr, self.optimizer, span=((i - 1) / rounds, i / rounds)))
+            run.arrive(budget)

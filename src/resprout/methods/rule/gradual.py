@@ -1,0 +1,43 @@
+"""Gradual magnitude pruning: during training, every few steps cut to the sparsity that a schedule asks for.
+
+Zhu, Gupta: "To prune, or not to prune: exploring the efficacy of pruning for model compression", ICLR 2018 workshop,
+arXiv:1710.01878.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...core.budget import Budget
+from ...core.kinds import Allocation, Fidelity, Rule, Schedule, Score
+from ...core.masks import keep_count
+from ...core.run import Run
+from ..allocate.lamp import Lamp
+from ..score.magnitude import Magnitude
+from ._move import cut
+
+
+@dataclass(frozen=True)
+class Gradual(Rule):
+    """Cut along `schedule` (of sparsity), which is at its end after the fraction `until` of the steps.
+
+    The last cut takes `budget` to its limit where one is given. `every` is in optimizer steps.
+    """
+
+    schedule: Schedule
+    budget: Budget | None = None
+    until: float = 0.5
+    every: int = 16
+    score: Score = Magnitude()  # noqa: RUF009
+    allocate: Allocation = Lamp()  # noqa: RUF009
+    floor: int = 0
+    fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def after_backward(self, run: Run, step: int, steps: int) -> None:
+        """Cut, if it is time."""
+        last = min(round(self.until * steps), steps - 1)
+        if step < last and step % self.every == 0:
+            keep = keep_count(self.schedule(step / last), run.masks.total)
+            cut(run, keep, self.score, self.allocate, self.floor)
+        elif step == last:
+            keep = keep_count(self.schedule(1.0), run.masks.total)
+            cut(run, keep, self.score, self.allocate, self.floor, self.budget)

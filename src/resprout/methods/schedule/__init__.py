@@ -1,0 +1,1 @@
+"""Values that move with the progress of training."""

@@ -1,0 +1,1 @@
+"""The only place that knows a data format or a model hub."""

@@ -1,0 +1,66 @@
+"""Units: single weights and n of every m."""
+
+import pytest
+import torch
+
+from resprout.core.errors import ResproutError
+from resprout.core.granularity import NM, Weight, parse
+from resprout.core.kinds import Scores
+from resprout.core.masks import Masks
+from resprout.methods.allocate.global_ import Global
+from resprout.methods.allocate.uniform import Uniform
+
+
+def test_two_of_four_linear():
+    scores = Scores({"w": torch.tensor([[4.0, 1, 3, 2, 0, 0, 0, 5]])})
+    assert NM(2, 4).choose(scores, 4, Global())["w"].int().tolist() == [[1, 0, 1, 0, 1, 0, 0, 1]]
+
+
+def test_two_of_four_conv_counts_inputs_at_each_kernel_position():
+    score = torch.zeros(1, 4, 1, 2)
+    score[0, :, 0, 0] = torch.tensor([1.0, 2, 3, 4])
+    score[0, :, 0, 1] = torch.tensor([4.0, 3, 2, 1])
+    mask = NM(2, 4).choose(Scores({"w": score}), 4, Global())["w"]
+    assert mask[0, :, 0, 0].int().tolist() == [0, 0, 1, 1]
+    assert mask[0, :, 0, 1].int().tolist() == [1, 1, 0, 0]
+
+
+def test_regrowth_from_one_to_two_of_four():
+    score = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).abs()
+    one = NM(1, 4).choose(Scores({"w": score}), 12, Global())
+    two = NM(2, 4).choose(Scores({"w": score.flip(0)}, ~one, one), 24, Global())
+    assert one <= two
+    assert (two["w"].view(6, 2, 4).sum(-1) == 2).all()
+
+
+def test_pattern_errors():
+    linear, conv = Scores({"w": torch.ones(2, 8)}), Scores({"conv1.weight": torch.ones(4, 3, 3, 3)})
+    with pytest.raises(ResproutError, match=r"means sparsity 0.5 exactly"):
+        NM(2, 4).choose(linear, 5, Global())
+    with pytest.raises(ResproutError, match=r"'conv1.weight'.*ignore="):
+        NM(2, 4).choose(conv, 54, Global())
+    other = Masks({"w": torch.tensor([[True] * 4 + [False] * 4] * 2)})
+    with pytest.raises(ResproutError, match="start from dense masks"):
+        NM(2, 4).choose(Scores(linear.tensors, other), 8, Global())
+    bad = torch.ones(2, 8)
+    bad[0, 0] = torch.nan
+    with pytest.raises(ResproutError, match="'w' hold NaN"):
+        NM(2, 4).choose(Scores({"w": bad}), 8, Global())
+
+
+def test_parse():
+    assert parse("weight") == Weight()
+    assert parse("2:4") == NM(2, 4) == parse(NM(2, 4))
+    for wrong in ("4:2", "0:4", "channel!"):
+        with pytest.raises(ResproutError, match="unknown granularity"):
+            parse(wrong)
+
+
+def test_floor_and_ceiling():
+    scores = Scores({"a": torch.arange(100.0) + 1, "b": torch.arange(10.0) / 100})
+    assert Weight().choose(scores, 20, Global()).counts == {"a": 20, "b": 0}
+    assert Weight().choose(scores, 20, Global(), floor=3).counts == {"a": 17, "b": 3}
+    assert Weight().choose(scores, 20, Global(), ceiling={"a": 12}).counts == {"a": 12, "b": 8}
+    assert Weight().choose(scores, 11, Uniform(), floor=5).counts == {"a": 6, "b": 5}
+    with pytest.raises(ResproutError, match="cannot be spread"):
+        Weight().choose(scores, 20, Global(), ceiling={"a": 5})
