@@ -5,7 +5,6 @@ import importlib
 import inspect
 import re
 import sys
-from collections import ChainMap
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -85,8 +84,9 @@ def test_the_form_of_a_method(path):
         method = cls()
     except TypeError:
         return
-    core = [vars(m) for n, m in sys.modules.items() if n.startswith("resprout.core.")]
-    names = dict(ChainMap({c.__name__: c for c in map(method_of, FILES)}, *core))
+    core = [m for n, m in sys.modules.items() if n.startswith("resprout.core.")]
+    names = {n: v for m in core for n, v in vars(m).items() if getattr(v, "__module__", "") == m.__name__}
+    names |= {c.__name__: c for c in map(method_of, FILES)}
     assert eval(repr(method), names) == method
     assert method == cls()
 

@@ -24,6 +24,7 @@ from resprout.methods.score.magnitude import Magnitude
         ("64KB", Bytes(64000)),
         ("1.5MiB", Bytes(1572864)),
         ("2mb", Bytes(2_000_000)),
+        ("1GiB", Bytes(1 << 30)),
         ("65_536B", Bytes(65536)),
         ("64KiB flash", Bytes(65536)),
         ("12k nonzero", Nonzero(12000)),
@@ -139,11 +140,15 @@ def test_sparsity_is_met_and_one_more_would_be_too_many(fraction, alive):
 def test_a_budget_that_cannot_be_met_says_how_near_one_gets():
     model, choose = net(), chooser(net())
     least = Bytes(1).cost(model, choose(0))
-    with pytest.raises(rs.BudgetError, match=rf"budget 500B cannot be met: with 0 weights alive .* takes {least:.0f}B") as e:
+    with pytest.raises(
+        rs.BudgetError, match=rf"budget 500B cannot be met: with 0 weights alive .* takes {least:.0f}B"
+    ) as e:
         Bytes(500).keep(model, choose, 0, 2400)
     assert f"{least:,.0f} bytes are biases, norms and the header" in str(e.value)
     assert Bytes(int(least)).keep(model, choose, 0, 2400).alive == 0
-    with pytest.raises(rs.BudgetError, match="budget 5 nonzero cannot be met: with 20 weights alive .* 20 nonzero"):
+    with pytest.raises(rs.BudgetError, match=r"budget 5 nonzero cannot be met: with 20 weights alive .* 20 nonzero"):
         Nonzero(5).keep(model, choose, 20, 2400)
-    with pytest.raises(rs.BudgetError, match=r"budget 0.999 cannot be met: 20 weights are alive already \(sparsity 0.99"):
+    with pytest.raises(
+        rs.BudgetError, match=r"budget 0.999 cannot be met: 20 weights are alive already \(sparsity 0.99"
+    ):
         Sparsity(0.999).keep(model, choose, 20, 2400)

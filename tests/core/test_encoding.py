@@ -53,7 +53,9 @@ def test_gaps_by_hand(alive, codes):
     assert encoding.places(torch.tensor(codes, dtype=torch.uint8), 1000).tolist() == alive
 
 
-@pytest.mark.parametrize(("codes", "match"), [([255], "end in the middle"), ([0, 99], "outside"), ([255, 0], "outside")])
+@pytest.mark.parametrize(
+    ("codes", "match"), [([255], "end in the middle"), ([0, 99], "outside"), ([255, 0], "outside")]
+)
 def test_impossible_places_are_refused(codes, match):
     with pytest.raises(rs.CheckpointError, match=match):
         encoding.places(torch.tensor(codes, dtype=torch.uint8), 100)
@@ -76,13 +78,19 @@ def masked(model: nn.Module, density: float, seed: int) -> Masks:
 
 
 @settings(max_examples=25, deadline=None)
-@given(density=st.sampled_from([0.0, 0.002, 0.1, 0.7, 1.0]), seed=st.integers(0, 2**30), values=st.sampled_from(["fp32", "fp16"]))
+@given(
+    density=st.sampled_from([0.0, 0.002, 0.1, 0.7, 1.0]),
+    seed=st.integers(0, 2**30),
+    values=st.sampled_from(["fp32", "fp16"]),
+)
 def test_a_network_comes_back(tmp_path_factory, density, seed, values):
     model, other = net(seed), net(seed + 1)
     masks = masked(model, density, seed)
     path = tmp_path_factory.mktemp("file") / "net.safetensors"
     size = rs.save(path, model, masks, values=values)
-    assert size == path.stat().st_size == encoding.size(model, masks, values) == len(encoding.encode(model, masks, values))
+    assert (
+        size == path.stat().st_size == encoding.size(model, masks, values) == len(encoding.encode(model, masks, values))
+    )
     assert rs.load(path, into=other) is other
     for name, want in model.state_dict().items():
         got = other.state_dict()[name]

@@ -223,7 +223,11 @@ def test_a_data_loader_will_do():
         (data(), None, r"pass data=\[batch, ...\] and loss="),
         ([], loss, "data= is empty"),
         (iter(data()), loss, "pass a list of batches, not an iterator"),
-        ([(torch.ones(2, 7), torch.tensor([0, 1]))], loss, r"cannot take this batch \(tuple\(float32\[2, 7\], int64\[2"),
+        (
+            [(torch.ones(2, 7), torch.tensor([0, 1]))],
+            loss,
+            r"cannot take this batch \(tuple\(float32\[2, 7\], int64\[2",
+        ),
         ([torch.ones(2, 3)], loss, r"cannot take this batch \(float32\[2, 3\]\)"),
         ([(torch.ones(2, 3), torch.tensor([0, 9]))], loss, "cannot take this batch"),
         (["text"], loss, r"cannot take this batch \(str\)"),
@@ -245,9 +249,9 @@ def test_bad_data_and_losses_are_clear_errors(batches, fn, match):
 def test_masks_or_an_anchor_of_another_model_are_refused():
     with pytest.raises(rs.ResproutError, match=r"'9.weight' of shape \(2,\), which Sequential does not have"):
         Probe(smooth(), Masks({"9.weight": torch.ones(2, dtype=torch.bool)}))
-    with pytest.raises(rs.ResproutError, match="'0.weight' of shape"):
+    with pytest.raises(rs.ResproutError, match=r"'0.weight' of shape"):
         Probe(smooth(), Masks({"0.weight": torch.ones(2, dtype=torch.bool)}))
     with pytest.raises(rs.ResproutError, match="pass anchor=dense_model"):
         Probe(smooth()).anchor()
-    with pytest.raises(rs.ResproutError, match="the anchor has no '0.weight'"):
+    with pytest.raises(rs.ResproutError, match=r"the anchor has no '0.weight'"):
         Probe(smooth(), anchor=nn.Linear(3, 4).state_dict()).at_anchor()

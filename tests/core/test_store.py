@@ -27,7 +27,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, call
     path = tmp_path / "file"
     write(path, b"old")
     monkeypatch.setattr(store.os, call, refuse)
-    with pytest.raises(rs.ResproutError, match=rf"cannot write {path} \(5,000 bytes\): the disk is full; nothing was half"):
+    with pytest.raises(
+        rs.ResproutError, match=rf"cannot write {path} \(5,000 bytes\): the disk is full; nothing was half"
+    ):
         write(path, b"x" * 5000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -59,7 +61,10 @@ def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(rs.ResproutError, match="cannot write"):
         write(tmp_path / "file" / "inner", b"x")
-    with pytest.raises(rs.ResproutError, match="cannot make the run folder"), RunFolder(tmp_path / "file", "a", {}).lock():
+    with (
+        pytest.raises(rs.ResproutError, match="cannot make the run folder"),
+        RunFolder(tmp_path / "file", "a", {}).lock(),
+    ):
         pass
 
 
@@ -136,7 +141,9 @@ def test_a_folder_in_use_by_another_process(tmp_path):
 
 
 def test_the_name_follows_from_the_configuration(tmp_path):
-    a, same, other = (RunFolder(tmp_path, "run", c).path for c in ({"x": 1, "y": 2}, {"y": 2, "x": 1}, {"x": 1, "y": 3}))
+    a, same, other = (
+        RunFolder(tmp_path, "run", c).path for c in ({"x": 1, "y": 2}, {"y": 2, "x": 1}, {"x": 1, "y": 3})
+    )
     assert a == same != other
     assert a.parent == tmp_path
     assert a.name.startswith("run-")
@@ -194,7 +201,10 @@ def test_configuration_says_everything(value):
 def test_configuration_omits_defaults():
     assert configuration(Outer(0.5)) == "Outer(sparsity=0.5)"
     assert configuration(Outer(0.5, Inner(), Inner(), hidden=4)) == "Outer(sparsity=0.5)"
-    assert configuration(Outer(0.5, Inner(0.1), parts=(Inner(),))) == "Outer(sparsity=0.5, inner=Inner(rate=0.1), parts=(Inner(),))"
+    assert (
+        configuration(Outer(0.5, Inner(0.1), parts=(Inner(),)))
+        == "Outer(sparsity=0.5, inner=Inner(rate=0.1), parts=(Inner(),))"
+    )
     pair = (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))
     task = rs.Arrays(pair, pair, pair, name="mine")  # writes its own repr: data have names
     assert configuration(task) == repr(task)

@@ -95,7 +95,9 @@ def _batches(task: Task | None, seed: int) -> dict[str, Any]:
 def _finish(network: nn.Module, masks: Masks, task: Task | None, out: Path, values: str) -> None:
     if out.is_dir():
         raise CheckpointError(f"--out {out} is a folder; name a file in it")
-    size, page = save(out, network, masks, values=values), console()
+    # In the layout of a file without targets, so that it is read without knowing them: what was ignored is dense there.
+    whole = Masks({n: masks.get(n, m) for n, m in Masks.dense(network).items()})
+    size, page = save(out, network, whole, values=values), console()
     page.print(f"{masks.alive:,} of {masks.total:,} weights alive, sparsity {100 * masks.sparsity:.4g} %")
     if task is not None:
         network.eval()

@@ -28,7 +28,7 @@ from .flags import console, like, plain_errors
 from .journey import Journey
 
 USUAL = {"digits": {"epochs": 40.0, "dense_epochs": 20.0}}  # where small data make short epochs
-TAKEN = ("recipe", "epochs", "dense_epochs", "control", "seed", "out", "precision")
+TAKEN = ("recipe", "epochs", "dense_epochs", "control", "curve", "seed", "out", "precision")
 
 
 NOTES = {

@@ -18,7 +18,7 @@ from . import encoding
 from .errors import BudgetError, check_sparsity
 from .masks import Masks
 
-_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
 
 class Budget(ABC):
@@ -95,10 +95,10 @@ class Budget(ABC):
             return most
         best = least
         while high - low > 1:  # low keeps the limit, high does not
-            # Costs are nearly linear in the weights: guess by the line through both ends, from below.
+            # Costs are nearly linear in the weights: guess by the line through both ends, and look just above.
             guess = low + int((self.limit - cost) / max(ceiling - cost, 1e-9) * (high - low))
-            middle = min(max(guess, low + 1), high - 1)
-            for step in (middle, (low + high) // 2):
+            guess = min(max(guess, low + 1), high - 1)
+            for step in (guess, guess + max(1, (high - low) // 64)):
                 if low < step < high:
                     trial = choose(step)
                     if self.met(value := self.cost(model, trial)):

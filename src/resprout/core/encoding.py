@@ -61,6 +61,13 @@ def places(codes: Tensor, size: int) -> Tensor:
 def _layout(model: nn.Module, masks: Masks) -> tuple[list[str], str]:
     """The names of `rest`, and a fingerprint of all names and shapes."""
     state = model.state_dict()
+    if not masks:
+        raise ResproutError("the masks name no weight at all")
+    for name, mask in masks.items():
+        if name not in state or state[name].shape != mask.shape:
+            raise ResproutError(
+                f"the masks name {name!r} of shape {tuple(mask.shape)}, which {type(model).__name__} does not have"
+            )
     rest = [n for n, t in state.items() if n not in masks and t.is_floating_point()]
     shapes = [(n, tuple(state[n].shape)) for n in [*masks, *rest]]
     return rest, hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]

@@ -321,7 +321,8 @@ class Run:
             self.folder.path / f for f in self._files.values()
         }:
             old.unlink()
-        self.folder.trace(self.journal)
+        if not partial:
+            self.folder.trace(self.journal)
 
     def save_now_and_then(self, **partial: Any) -> None:
         """Write a checkpoint if the last one is `save_every` seconds old."""
@@ -335,9 +336,13 @@ class Run:
             CheckpointError: a checkpoint that is damaged or of another network.
         """
         self._done = 0
-        if self.folder is None or not (path := self.folder.path / "checkpoint.safetensors").exists():
+        path = None if self.folder is None else self.folder.path / "checkpoint.safetensors"
+        kept = store.load_tensors(path) if path is not None and path.exists() else None
+        if ranks()[1] > 1:  # nobody goes on, and writes, before all have read
+            dist.barrier()
+        if kept is None or path is None or self.folder is None:
             return False
-        tensors, facts = store.load_tensors(path)
+        tensors, facts = kept
 
         def part(kind: str) -> dict[str, Tensor]:
             return {n.removeprefix(f"{kind}:"): t for n, t in tensors.items() if n.startswith(f"{kind}:")}

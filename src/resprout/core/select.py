@@ -21,7 +21,7 @@ from .errors import ResproutError
 from .masks import Masks
 
 CHUNK = 1 << 18  # scores read at a time: 1 MiB of float32 stays in the cache
-SAMPLE = 1 << 16  # scores in the first look
+SAMPLE = 1 << 17  # scores in the first look
 BINS = 1 << 11  # bins of one radix pass
 _MIN, _MAX = -0x7F800000, 0x7F7FFFFF  # keys of the lowest and the highest finite float32
 _EVERYWHERE = 1 << 62  # a position beyond every tensor
@@ -299,7 +299,7 @@ def top(scores: Mapping[str, Score], keep: int, among: Masks | None = None) -> M
     if not 0 <= keep <= total:
         raise ResproutError(f"cannot keep {keep:,} of {total:,} candidates")
     if keep == 0:
-        return Masks({s.name: s.wrap(torch.zeros(s.size, dtype=torch.bool)) for s in streams})
+        return Masks({s.name: s.wrap(torch.zeros(s.size, dtype=torch.bool, device=s.flat[0].device)) for s in streams})
     low, high = _bracket(streams, keep, total, reduce)
     sweeps = [_Sweep(torch.empty(s.size, dtype=torch.bool, device=s.flat[0].device)) for s in streams]
     cap = max(SAMPLE * 4, sum(s.size for s in streams) // 16)

@@ -12,6 +12,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,8 @@ def draw(folder: str | Path) -> dict[str, str]:
     drawn, paths = figure(read(folder)), {}
     for kind in ("png", "svg"):
         buffer = io.BytesIO()
-        drawn.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        with _style():  # the salt of names in an SVG is read when it is written
+            drawn.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
         write(folder / f"picture.{kind}", buffer.getvalue())
         paths[kind] = str(folder / f"picture.{kind}")
     return paths
@@ -74,14 +76,9 @@ def figure(result: dict[str, Any]) -> Figure:
     Raises:
         ResproutError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
+    with _style():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ResproutError("the picture needs matplotlib: pip install 'resprout[report]'") from error
 
-    style: dict[Any, Any] = {"font.size": 10, "font.family": "sans-serif", "svg.hashsalt": "resprout"}
-    with matplotlib.rc_context(style):
         whole = Figure(figsize=(8.6, 5.6), facecolor="white", layout="constrained")
         ax = whole.subplots()
         _axes(ax, result)
@@ -93,6 +90,20 @@ def figure(result: dict[str, Any]) -> Figure:
         whole.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=INK, columnspacing=3)
         whole.draw_without_rendering()
     return whole
+
+
+def _style() -> AbstractContextManager[Any]:
+    """matplotlib's settings for the picture, whatever the user's own are.
+
+    Raises:
+        ResproutError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ResproutError("the picture needs matplotlib: pip install 'resprout[report]'") from error
+    style: Any = {"font.size": 10, "font.family": "sans-serif", "svg.hashsalt": "resprout"}
+    return matplotlib.rc_context(style)
 
 
 def _x(sparsities: Sequence[float]) -> list[float]:
@@ -136,7 +147,7 @@ def _errors(ax: Axes, values: Sequence[float]) -> None:
 
 def _axes(ax: Axes, result: dict[str, Any]) -> None:
     points = _points(result)
-    sparsest = max(s for s, _ in points)
+    sparsest = max(s for s in (*(s for s, _ in points), result.get("cliff"), result.get("stump")) if s is not None)
     end = max(1 - sparsest, 1e-6) / 1.35
     ax.set_xscale("log")
     ax.set_xlim(1.18, end)  # dense on the left
@@ -243,7 +254,7 @@ def _marks(ax: Axes, result: dict[str, Any]) -> None:
         ax.axvline(x, color=colour, linestyle=style, linewidth=1.3, zorder=2)
         ax.text(
             x, 0.02 + 0.14 * level, f" {name} ", color=colour, rotation=90, transform=across, ha=side, va="bottom",
-            fontsize=9, fontweight="bold", zorder=8, path_effects=_halo(),
+            fontsize=9, fontweight="bold", zorder=8, path_effects=_halo(), in_layout=False,
         )  # fmt: skip
 
 

@@ -15,15 +15,12 @@ from ...core.kinds import Fidelity, Score
 from ...core.masks import Masks
 from ...core.probe import Probe
 
-ADDS = ("bias", "running_mean")
-
 
 @dataclass(frozen=True)
 class Synflow(Score):
     """How many weights fell before this one as SynFlow went down to the density `down_to` in exponential rounds.
 
-    A score does not know the cut that follows; any can be made from the order of falling. Dead weights carry no flow
-    and tie at the bottom. Beyond 16.7 million weights neighbours in float32 may tie.
+    Any cut can be made from that order. Dead weights carry no flow and tie at the bottom. Beyond 2^24 weights some tie.
     """
 
     rounds: int = 100
@@ -49,17 +46,14 @@ class Synflow(Score):
 
 
 def flow(probe: Probe, alive: Masks, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """Return |dR/dw * w| / R; in float64, for R grows beyond float32 with depth.
-
-    What adds (biases, the means of norms) is zero: flow that began in the middle would let the layers before it die.
-    """
+    """Return |dR/dw * w| / R, in float64 since R grows with depth; what adds is zero, lest flow begins midway."""
     state = [*probe.model.named_parameters(), *probe.model.named_buffers()]
-    tensors = {n: t.detach().double().abs() * (not n.endswith(ADDS)) for n, t in state if t.is_floating_point()}
+    tensors = {n: t.detach().double().abs() for n, t in state if t.is_floating_point()}
+    tensors |= {n: torch.zeros_like(t) for n, t in tensors.items() if n.endswith(("bias", "running_mean"))}
     weights = {n: (tensors[n] * m).requires_grad_() for n, m in alive.items()}
-    device = next(iter(weights.values())).device
+    ones = torch.ones(1, *shape, dtype=torch.float64, device=next(iter(weights.values())).device)
     with torch.enable_grad():
-        total = probe.call(tensors | weights, torch.ones(1, *shape, dtype=torch.float64, device=device)).sum()
-        grads = torch.autograd.grad(total, list(weights.values()), allow_unused=True, materialize_grads=True)
-    return {
-        n: g * w.detach() / total.detach().clamp_min(1e-300) for (n, w), g in zip(weights.items(), grads, strict=True)
-    }
+        whole = probe.call(tensors | weights, ones).sum()
+        share = whole / whole.detach().clamp_min(1e-300)
+        grads = torch.autograd.grad(share, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return {n: g * weights[n].detach() for n, g in zip(weights, grads, strict=True)}

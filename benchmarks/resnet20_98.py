@@ -1,0 +1,100 @@
+"""One-way against bidirectional on a real network, at equal training steps.
+
+ResNet-20 on CIFAR-10, pretrained, to a given sparsity; every cell (recipe, seed) is one `resprout.fit` in its own process
+on one thread, resumable. Test data is read once per cell, at its end. Writes mean and spread to benchmarks/results/.
+
+    python benchmarks/resnet20_98.py --data ../shared/data --epochs 8 --seeds 2 --jobs 2
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RECIPES = ("one_way", "bidirectional_gradual")
+
+
+def cell(args: argparse.Namespace) -> None:
+    """Run one recipe with one seed, and print its result as JSON."""
+    import torch
+
+    import resprout as rs
+    from resprout.cli import find
+    from resprout.tasks.cifar10 import cifar10
+
+    torch.set_num_threads(args.threads)
+    network = find.network("resnet20", Path(args.data) / "cifar10-resnet" / "resnet20.safetensors", args.seed)
+    task = cifar10(str(Path(args.data) / "cifar10"))
+    began, told = time.monotonic(), [0.0]
+
+    def report(event: str, facts: dict) -> None:
+        if event == "train" and time.monotonic() - told[0] > 20:
+            told[0] = time.monotonic()
+            print(f"{args.recipe} seed {args.seed}: {facts['step']}/{facts['steps']} {facts['loss']:.3f}", file=sys.stderr)
+
+    result = rs.fit(
+        network, task, args.sparsity, recipe=args.recipe, epochs=args.epochs, seed=args.seed, out=args.out,
+        curve=False, report=report,
+    )  # fmt: skip
+    arrival = dataclasses.asdict(result.frontier[-1]) | {"seed": args.seed, "dense_test": result.dense.test}
+    arrival |= {"recipe_configuration": result.config["recipe"], "precision": result.config["precision"]}
+    arrival["file"] = Path(arrival["file"]).name
+    print(json.dumps(arrival | {"seconds": round(time.monotonic() - began, 1)}))
+
+
+def main() -> None:
+    """Run all cells and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data", help="folder with cifar10/ and cifar10-resnet/")
+    parser.add_argument("--sparsity", type=float, default=0.98)
+    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each cell")
+    parser.add_argument("--out", default="runs")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    parser.add_argument("--results", default="benchmarks/results/resnet20_98.json")
+    parser.add_argument("--recipe", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.recipe:
+        cell(args)
+        return
+    waiting = [(r, s) for s in range(args.seeds) for r in args.recipes]
+    running: dict[tuple[str, int], subprocess.Popen] = {}
+    rows = []
+    while waiting or running:
+        while waiting and len(running) < args.jobs:
+            recipe, seed = job = waiting.pop(0)
+            command = [sys.executable, __file__, "--recipe", recipe, "--seed", str(seed)]
+            for name in ("data", "sparsity", "epochs", "threads", "out"):
+                command += [f"--{name}", str(getattr(args, name))]
+            running[job] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for job, process in list(running.items()):
+            if process.poll() is not None:
+                output = process.communicate()[0]
+                if process.returncode:
+                    sys.exit(f"{job} failed with exit code {process.returncode}; start again to resume")
+                rows.append(json.loads(output.splitlines()[-1]))
+                print(f"{job}: test {rows[-1]['test']:.4f}, validation {rows[-1]['validation']:.4f}", flush=True)
+                del running[job]
+        time.sleep(1)
+    table = []
+    for recipe in args.recipes:
+        tests = [r["test"] for r in rows if r["recipe"] == recipe]
+        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+        table.append({"recipe": recipe, "test_mean": statistics.mean(tests), "test_sd": spread, "seeds": len(tests)})
+        print(f"{recipe:24} test {100 * table[-1]['test_mean']:.2f} ± {100 * spread:.2f} %")
+    facts = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "machine": platform.platform()}
+    facts |= {"epochs": args.epochs, "sparsity": args.sparsity, "table": table, "cells": sorted(rows, key=lambda r: r["seed"])}
+    Path(args.results).parent.mkdir(parents=True, exist_ok=True)
+    Path(args.results).write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
