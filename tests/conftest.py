@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the networks are tiny: a second thread costs more than it brings
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

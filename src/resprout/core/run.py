@@ -117,7 +117,7 @@ class Run:
         self.searched = 0  # optimizer steps of forks
         self.live: dict[str, Tensor] | None = None  # gradients of the step under way, while a rule looks at them
         self.chooses_on: Split = "validation"  # "test" only to follow a paper's protocol, and then labelled
-        self.rows = 1  # samples in the batch under way, on this rank
+        self.rows = 1  # samples in the batch under way, over all ranks
         self.partial: dict[str, Any] = {}  # where a resumed step was
         self._files: dict[str, str] = {}  # the file of each point
         self._done = 0  # steps of this walk through the recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,19 +234,26 @@ class Train(Step):
         """
         if self.steps < 1:
             raise ResproutError(f"Train needs at least one step, got steps={self.steps}")
-        optimizer = run.optimizer = self.optimizer.build(run.model, self.lr(self.span[0]))
-        guard = hold(run.model, run.masks, optimizer)
-        start, curve, resumed = 0, [], dict(run.partial)
+        run.optimizer = self.optimizer.build(run.model, self.lr(self.span[0]))
+        guard = hold(run.model, run.masks, run.optimizer)
+        try:
+            facts = self._train(run, run.optimizer)
+        finally:
+            guard.release()
+            run.optimizer, run.live, run.slots = None, None, {}
+        if self.best:
+            run.restore("best")
+        return facts
+
+    def _train(self, run: Run, optimizer: optim.Optimizer) -> dict[str, Any]:
+        start, curve, loss, top, resumed = 0, [], 0.0, -1e300, run.partial
         if resumed:
-            start, curve = resumed["step"], resumed["curve"]
+            start, curve, loss, top = resumed["step"], list(resumed["curve"]), resumed["loss"], resumed["top"]
             load_optimizer(optimizer, *resumed["optimizer"])
         else:
             self.rule.begin(run, self.steps)
-        model = run.model
-        if ranks()[1] > 1:
-            model = nn.parallel.DistributedDataParallel(run.model)
+        model = nn.parallel.DistributedDataParallel(run.model) if ranks()[1] > 1 else run.model
         batches = _stream(run)
-        loss, top = resumed.get("loss", 0.0), resumed.get("top", -math.inf)
         for step in range(start, self.steps):
             lr = self.lr(self.span[0] + (self.span[1] - self.span[0]) * step / self.steps)
             for group in optimizer.param_groups:
@@ -255,28 +261,21 @@ class Train(Step):
             value = self._step(run, model, optimizer, next(batches), step)
             loss = value if step == 0 else 0.98 * loss + 0.02 * value
             run.report("train", {"step": step + 1, "steps": self.steps, "loss": loss, "lr": lr})
-            due = step + 1 == self.steps or (
-                self.looks and (step + 1) * self.looks // self.steps > step * self.looks // self.steps
-            )
-            if due and (self.looks or self.best or step + 1 == self.steps):
+            looks = max(1, self.looks)
+            if (step + 1) * looks // self.steps > step * looks // self.steps:
                 curve.append([run.trained, run.masks.sparsity, run.evaluate()])
                 if self.best and curve[-1][2] > top:
                     top = curve[-1][2]
-                    run.mark("best")
+                    run.mark("best")  # a resumed run that finds a later "best" here comes to the same one again
             run.save_now_and_then(step=step + 1, curve=curve, loss=loss, top=top)
         self.rule.end(run, self.steps)
-        guard.release()
-        run.optimizer, run.slots = None, {}
-        if self.best:
-            run.restore("best")
-        score = top if self.best else curve[-1][2]
-        return {"loss": round(loss, 6), "validation": score, "curve": curve}
+        return {"loss": round(loss, 6), "validation": top if self.best else curve[-1][2], "curve": curve}
 
     def _step(self, run: Run, model: nn.Module, optimizer: optim.Optimizer, batch: Any, step: int) -> float:
         torch.manual_seed(mix(run.seed, "step", run.trained))
         model.train()
         batch = _prepare(batch, run)
-        run.rows = _rows(batch)
+        run.rows = _rows(batch) * ranks()[1]
         with run.autocast():
             loss = take(lambda batch: run.task.loss(model, batch), batch)
         value = check_finite(float(loss.detach()), f"the training loss at step {run.trained}")
