@@ -35,7 +35,9 @@ def cell(args: argparse.Namespace) -> None:
     def report(event: str, facts: dict) -> None:
         if event == "train" and time.monotonic() - told[0] > 20:
             told[0] = time.monotonic()
-            print(f"{args.recipe} seed {args.seed}: {facts['step']}/{facts['steps']} {facts['loss']:.3f}", file=sys.stderr)
+            print(
+                f"{args.recipe} seed {args.seed}: {facts['step']}/{facts['steps']} {facts['loss']:.3f}", file=sys.stderr
+            )
 
     result = rs.fit(
         network, task, args.sparsity, recipe=args.recipe, epochs=args.epochs, seed=args.seed, out=args.out,
@@ -90,8 +92,17 @@ def main() -> None:
         spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
         table.append({"recipe": recipe, "test_mean": statistics.mean(tests), "test_sd": spread, "seeds": len(tests)})
         print(f"{recipe:24} test {100 * table[-1]['test_mean']:.2f} ± {100 * spread:.2f} %")
-    facts = {"command": " ".join(["python", *sys.argv]), "date": time.strftime("%Y-%m-%d"), "machine": platform.platform()}
-    facts |= {"epochs": args.epochs, "sparsity": args.sparsity, "table": table, "cells": sorted(rows, key=lambda r: r["seed"])}
+    facts = {
+        "command": " ".join(["python", *sys.argv]),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.platform(),
+    }
+    facts |= {
+        "epochs": args.epochs,
+        "sparsity": args.sparsity,
+        "table": table,
+        "cells": sorted(rows, key=lambda r: r["seed"]),
+    }
     Path(args.results).parent.mkdir(parents=True, exist_ok=True)
     Path(args.results).write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -64,8 +64,8 @@ def prune(
     start = Masks.dense(bare, targets, ignore) if masks is None else masks
     probe = Probe(bare, start, data, loss, _state(anchor), seed)
     units = granularities.parse(granularity)
-    score, allocate = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = pruned(probe, keep_count(sparsity, start.total), score, allocate, units, floor)
+    worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
+    new = pruned(probe, keep_count(sparsity, start.total), worth, share, units, floor)
     change_masks(bare, start, new)
     return new
 
@@ -106,8 +106,8 @@ def regrow(
     dense = _state(anchor)
     probe = Probe(bare, masks, data, loss, dense, seed)
     units = granularities.parse(granularity)
-    score, allocate = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = regrown(probe, keep_count(sparsity, masks.total), score, allocate, units)
+    worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
+    new = regrown(probe, keep_count(sparsity, masks.total), worth, share, units)
     generator = torch.Generator().manual_seed(seed)
     change_masks(bare, masks, new, catalog.make("fill", fill), dense, generator)
     return new

@@ -99,4 +99,6 @@ def make(kind: str, method: str | Method) -> Any:
     try:
         return cls()
     except TypeError as error:
-        raise ResproutError(f"{kind} {method!r} needs arguments: pass {cls.__name__}(...) instead of its name") from error
+        raise ResproutError(
+            f"{kind} {method!r} needs arguments: pass {cls.__name__}(...) instead of its name"
+        ) from error

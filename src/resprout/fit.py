@@ -152,7 +152,7 @@ def fit(
     if epochs is not None:
         if not epochs > 0:
             raise ResproutError(f"epochs must be above 0, got {epochs:g}; dense_epochs=0 is for a trained network")
-        chosen = dataclasses.replace(chosen, epochs=epochs)  # pyright: ignore[reportCallIssue]
+        chosen = dataclasses.replace(chosen, epochs=epochs)
     bare = unwrap(model)
     masks = Masks.dense(bare, targets, ignore)
     precision = _precision(precision, bare, masks.total)
@@ -177,7 +177,7 @@ def fit(
     )
     if folder is not None and (folder.path / "result.json").exists():
         result = Result.read(folder.path)
-        load(str(result.frontier[-1].file), bare, list(masks))
+        load(str(result.frontier[-1].file), bare)
         return result
 
     def start(network: nn.Module, place: store.RunFolder | None) -> Run:
@@ -261,7 +261,7 @@ def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFol
         file = folder.path / f"{point}.safetensors"
         if ranks()[0] == 0:
             save(file, run.model, run.masks, values=values)
-            load(file, run.model, list(run.masks))
+            load(file, run.model)
     return Arrival(
         recipe=recipe,
         budget=record.get("budget", "none"),

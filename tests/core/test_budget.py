@@ -149,6 +149,6 @@ def test_a_budget_that_cannot_be_met_says_how_near_one_gets():
     with pytest.raises(rs.BudgetError, match=r"budget 5 nonzero cannot be met: with 20 weights alive .* 20 nonzero"):
         Nonzero(5).keep(model, choose, 20, 2400)
     with pytest.raises(
-        rs.BudgetError, match=r"budget 0.999 cannot be met: 20 weights are alive already \(sparsity 0.99"
+        rs.BudgetError, match=r"budget 0.999 cannot be met: with 20 weights alive the network is still at 0.99"
     ):
         Sparsity(0.999).keep(model, choose, 20, 2400)

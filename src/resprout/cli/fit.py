@@ -6,7 +6,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +14,7 @@ import torch.distributed as dist
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-from ..core import encoding
 from ..core.budget import Budget
 from ..core.errors import BudgetError, ResproutError
 from ..core.masks import Masks
@@ -28,6 +25,7 @@ from .flags import console, like, plain_errors
 from .journey import Journey
 
 USUAL = {"digits": {"epochs": 40.0, "dense_epochs": 20.0}}  # where small data make short epochs
+SMALL = 200_000  # weights under which a second thread costs more than it brings
 TAKEN = ("recipe", "epochs", "dense_epochs", "control", "curve", "seed", "out", "precision")
 
 
@@ -48,25 +46,26 @@ def fit(
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
     budget: Annotated[str | None, typer.Option(help='"8KiB", "12k nonzero", or a sparsity such as 0.98.')] = None,
     frontier: Annotated[str | None, typer.Option(help='Several budgets in one walk: "16KiB,32KiB,64KiB".')] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of PyTorch.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of PyTorch; default all, and 1 for small networks.", min=1)
+    ] = None,
     **given: Any,
 ) -> None:
     """Cut a network past its cliff and regrow it to a budget; resumes where it was stopped."""
     wanted = budgets(budget, frontier)
-    if threads is not None:
-        torch.set_num_threads(threads)
     given["recipe"] = find.method("recipe", given["recipe"])
     given = usual(task, weights is not None, given)
     with processes() as rank:
         page = console()
         network = find.network(model, weights, given["seed"]).to(device())
+        if threads is not None or Masks.dense(network).total < SMALL:
+            torch.set_num_threads(threads or 1)
         known = find.task(task, data, model)
         if rank == 0:
             count = sum(p.numel() for p in network.parameters())
             page.print(f"[bold]{model}[/] ({count:,} parameters) on {task}, to {', '.join(map(str, wanted))}")
         try:
-            masks = Masks.dense(network)
-            with Journey(page, rank != 0, masks.total, partial(size, network)) as journey:
+            with Journey(page, rank != 0) as journey:
                 result = library_fit(network, known, list(wanted), report=journey, **given)
         except KeyboardInterrupt:
             if rank == 0:
@@ -103,12 +102,6 @@ def budgets(budget: str | None, frontier: str | None) -> list[Budget]:
     if not all(words):
         raise BudgetError(f"there is an empty budget in {frontier!r}")
     return [Budget.parse(w) for w in words]
-
-
-def size(network: nn.Module, alive: int) -> int | None:
-    """Return the bytes that `network` would take as a file, if its zeros are its dead weights (and no others)."""
-    masks = Masks.of(network)
-    return encoding.size(network, masks, "fp16") if masks.alive == alive else None
 
 
 def device() -> torch.device:

@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import models
 from ..core import encoding
 from ..core.errors import CheckpointError
-from ..core.masks import prunable
 from .flags import console, plain_errors
 
 
@@ -35,14 +34,13 @@ def inspect(
         raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from error
     console().print(f"{file}  {file.stat().st_size:,} bytes", style="bold", markup=False)
     if meta.get("format") == encoding.FORMAT:
-        _ours(file, meta, tensors, model)
+        _ours(file, model)
     else:
         _any(meta, tensors)
 
 
-def _ours(file: Path, meta: dict[str, str], tensors: dict[str, Tensor], model: str | None) -> None:
-    if meta.get("check") != encoding.checksum(tensors, encoding._claims(meta)):
-        raise CheckpointError(f"{file} is damaged: its checksum does not match")
+def _ours(file: Path, model: str | None) -> None:
+    meta, tensors = encoding.read(file)
     page, counts = console(), json.loads(meta["counts"])
     page.print(
         f"format {meta['format']}, values {meta['values']}, layout {meta['layout']}, checksum sound", markup=False
@@ -54,8 +52,9 @@ def _ours(file: Path, meta: dict[str, str], tensors: dict[str, Tensor], model: s
     shapes: dict[str, tuple[int, ...]] = {}
     if model is not None:
         network = models.build(model)
-        shapes = {n: tuple(p.shape) for n, p in prunable(network).items()}
-        encoding.decode(file, network, prunable(network))  # raises where it does not fit
+        encoding.decode(file, network)  # raises where it does not fit
+        which = json.loads(meta["which"])
+        shapes = {n: tuple(t.shape) for i, (n, t) in enumerate(network.state_dict().items()) if i in which}
     names = list(shapes) or [f"tensor {i}" for i in range(len(counts))]
     for name, (codes, alive) in zip(names, counts, strict=True):
         size = torch.Size(shapes[name]).numel() if name in shapes else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -20,19 +19,11 @@ class Journey:
     Args:
         console: where to print.
         quiet: print nothing (on all ranks but the first).
-        total: prunable weights, for looks that say only the sparsity.
-        size: what the network would take as a file just now, given the weights alive; None where it cannot be told.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        quiet: bool = False,
-        total: int = 0,
-        size: Callable[[int], int | None] = lambda alive: None,
-    ):
-        self.console, self.quiet, self.total, self.size = console, quiet, total, size
-        self.rows = self._numbered = self._trained = self._looks = 0
+    def __init__(self, console: Console, quiet: bool = False):
+        self.console, self.quiet = console, quiet
+        self.rows = self._numbered = self._trained = 0
         self._sparsity = 0.0
         self._dense: int | None = None  # optimizer steps up to the dense network
         self._bar = Progress(
@@ -64,14 +55,9 @@ class Journey:
         if event == "train":
             self._train(facts)
         elif event == "look":
-            self._looks += 1
             self._look(facts)
         elif event == "step":
             self._hide()
-            if not self._looks:  # they did not come one by one
-                for trained, sparsity, metric in facts.get("curve", ())[:-1] if facts.get("step") == "Train" else ():
-                    self._look({"trained": trained, "sparsity": sparsity, "validation": metric, "kept": True})
-            self._looks = 0
             self._row(facts)
 
     def _train(self, facts: dict[str, Any]) -> None:
@@ -92,18 +78,14 @@ class Journey:
 
     def _look(self, facts: dict[str, Any]) -> None:
         """A look within a training whose masks move: a row of its own, without a number."""
-        if facts["sparsity"] == self._sparsity:
-            return
-        alive = facts.get("alive", self.total - round(facts["sparsity"] * self.total) if self.total else None)
-        now = facts | {"alive": alive, "what": f"  {facts['trained'] - self._trained:,} steps"}
-        self._cells("", now, "dim" if facts.get("resumed") else "")
+        if facts["sparsity"] != self._sparsity:
+            self._cells("", facts | {"what": f"  {facts['trained'] - self._trained:,} steps"}, "")
 
     def _row(self, facts: dict[str, Any]) -> None:
         if facts.get("step") == "Mark" and facts.get("name") == "dense":
             if self._dense is not None:  # a second walk from the same dense network
                 self.console.print("       the control: one way, as many training steps", style="bold")
                 self._numbered, self._trained, self._sparsity = 0, self._dense, 0.0
-                self.size = lambda alive: None
             self._dense = facts.get("trained", 0)
         self._numbered += 1
         steps = facts.get("trained", 0) - self._trained
@@ -118,8 +100,6 @@ class Journey:
         self.rows += 1
         metric, alive, sparsity = facts.get("validation"), facts.get("alive"), facts.get("sparsity")
         size = facts.get("bytes")
-        if size is None and alive is not None and not facts.get("resumed") and not facts.get("kept"):
-            size = self.size(alive)
         seconds = "kept" if facts.get("resumed") else f"{facts['seconds']:.1f}" if "seconds" in facts else ""
         cells = {
             "step": number,

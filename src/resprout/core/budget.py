@@ -85,11 +85,7 @@ class Budget(ABC):
             BudgetError: not even `low` keeps it; the message says how near one gets.
         """
         least = choose(low)
-        if not self.met(cost := self.cost(model, least)):
-            raise BudgetError(
-                f"the budget {self} cannot be met: with {low:,} weights alive the network still takes "
-                f"{self.text(cost)}; {self.remedy(model, least)}"
-            )
+        cost = self.check(model, least)
         most = choose(high)
         if self.met(ceiling := self.cost(model, most)):
             return most
@@ -106,6 +102,19 @@ class Budget(ABC):
                     else:
                         high, ceiling = step, value
         return best
+
+    def check(self, model: nn.Module, masks: Masks) -> float:
+        """Return what `masks`, the fewest weights that are allowed, cost.
+
+        Raises:
+            BudgetError: that is too much already; the message says how near one gets, and what would help.
+        """
+        if not self.met(cost := self.cost(model, masks)):
+            raise BudgetError(
+                f"the budget {self} cannot be met: with {masks.alive:,} weights alive the network is still at "
+                f"{self.text(cost)}; {self.remedy(model, masks)}"
+            )
+        return cost
 
     def remedy(self, model: nn.Module, masks: Masks) -> str:
         """What would help when the limit cannot be met."""
@@ -140,13 +149,9 @@ class Sparsity(Budget):
 
     def keep(self, model: nn.Module, choose: Callable[[int], Masks], low: int, high: int) -> Masks:
         """As in `Budget.keep`, without search."""
-        total = choose(low).total
-        keep = math.floor((1 - self.fraction) * total + 1e-6)
-        if keep < low:
-            raise BudgetError(
-                f"the budget {self} cannot be met: {low:,} weights are alive already (sparsity {1 - low / total:.6g})"
-            )
-        return choose(min(keep, high))
+        least = choose(low)
+        self.check(model, least)
+        return choose(min(math.floor((1 - self.fraction) * least.total + 1e-6), high))
 
 
 @dataclass(frozen=True)

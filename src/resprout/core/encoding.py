@@ -3,7 +3,8 @@
 A file is a safetensors container of three tensors: `places` (uint8), `values` (float32 or float16) and `rest` (float32:
 every other floating-point tensor of the `state_dict`, in order). A prunable tensor's alive weights are listed in flat
 order; each place is the number of dead weights since the one before, where 255 means "255 dead ones, read on". The
-metadata holds the number of places and values of each tensor, a fingerprint of names and shapes, and a checksum.
+metadata holds which entries of the `state_dict` are prunable, the number of places and values of each, a fingerprint
+of names and shapes, and a checksum.
 
 What this file does not do: entropy coding, integers, or reading a file without the model (a later format will).
 """
@@ -58,8 +59,8 @@ def places(codes: Tensor, size: int) -> Tensor:
     return position
 
 
-def _layout(model: nn.Module, masks: Masks) -> tuple[list[str], str]:
-    """The names of `rest`, and a fingerprint of all names and shapes."""
+def _layout(model: nn.Module, masks: Masks) -> tuple[Masks, list[str], str]:
+    """The masks in the order of the `state_dict`, the names of `rest`, and a fingerprint of all names and shapes."""
     state = model.state_dict()
     if not masks:
         raise ResproutError("the masks name no weight at all")
@@ -68,9 +69,21 @@ def _layout(model: nn.Module, masks: Masks) -> tuple[list[str], str]:
             raise ResproutError(
                 f"the masks name {name!r} of shape {tuple(mask.shape)}, which {type(model).__name__} does not have"
             )
+    masks = Masks({n: masks[n] for n in state if n in masks})
     rest = [n for n, t in state.items() if n not in masks and t.is_floating_point()]
     shapes = [(n, tuple(state[n].shape)) for n in [*masks, *rest]]
-    return rest, hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+    return masks, rest, hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
+
+
+def _meta(model: nn.Module, masks: Masks, values: str, layout: str, counts: list[tuple[int, int]]) -> dict[str, str]:
+    which = [i for i, name in enumerate(model.state_dict()) if name in masks]
+    return {
+        "format": FORMAT,
+        "values": values,
+        "which": json.dumps(which, separators=(",", ":")),
+        "counts": json.dumps(counts, separators=(",", ":")),
+        "layout": layout,
+    }
 
 
 def _claims(meta: Mapping[str, str]) -> str:
@@ -86,7 +99,7 @@ def encode(model: nn.Module, masks: Masks, values: str = "fp32", provenance: Map
     """
     _check_values(values)
     state = {n: t.detach().cpu() for n, t in model.state_dict().items()}
-    rest, print_ = _layout(model, masks)
+    masks, rest, print_ = _layout(model, masks)
     codes = [gaps(mask) for mask in masks.values()]
     alive = [state[n][masks[n].cpu()] for n in masks]
     for name, weights in zip(masks, alive, strict=True):
@@ -100,12 +113,7 @@ def encode(model: nn.Module, masks: Masks, values: str = "fp32", provenance: Map
         "values": torch.cat(alive).to(VALUES[values]),
         "rest": torch.cat([state[n].reshape(-1).float() for n in rest]) if rest else torch.zeros(0),
     }
-    meta = {
-        "format": FORMAT,
-        "values": values,
-        "counts": json.dumps([[len(c), len(a)] for c, a in zip(codes, alive, strict=True)], separators=(",", ":")),
-        "layout": print_,
-    }
+    meta = _meta(model, masks, values, print_, [(len(c), len(a)) for c, a in zip(codes, alive, strict=True)])
     if provenance:
         meta["provenance"] = json.dumps(provenance, separators=(",", ":"))
     return serialize(tensors, meta | {"check": checksum(tensors, _claims(meta))})
@@ -114,7 +122,7 @@ def encode(model: nn.Module, masks: Masks, values: str = "fp32", provenance: Map
 def size(model: nn.Module, masks: Masks, values: str = "fp32") -> int:
     """Return the bytes that `encode` would give, whatever the values of the weights."""
     _check_values(values)
-    rest, print_ = _layout(model, masks)
+    masks, rest, print_ = _layout(model, masks)
     state = model.state_dict()
     codes = [len(gaps(mask)) for mask in masks.values()]
     alive = list(masks.counts.values())
@@ -123,16 +131,15 @@ def size(model: nn.Module, masks: Masks, values: str = "fp32") -> int:
         "values": torch.empty(sum(alive), dtype=VALUES[values]),
         "rest": torch.empty(sum(state[n].numel() for n in rest)),
     }
-    counts = json.dumps([list(pair) for pair in zip(codes, alive, strict=True)], separators=(",", ":"))
-    meta = {"format": FORMAT, "values": values, "counts": counts, "layout": print_, "check": "0" * 64}
-    return len(serialize(tensors, meta))
+    meta = _meta(model, masks, values, print_, list(zip(codes, alive, strict=True)))
+    return len(serialize(tensors, meta | {"check": "0" * 64}))
 
 
-def decode(path: str | Path, model: nn.Module, names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read a file into tensors named as in `model.state_dict()`; `names` are the model's prunable parameters.
+def read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of a file in this format.
 
     Raises:
-        CheckpointError: a file that is damaged, cut short, of another format, or of another model.
+        CheckpointError: a file that is damaged, cut short, or of another format.
     """
     try:
         with safe_open(str(path), "pt") as f:
@@ -144,18 +151,30 @@ def decode(path: str | Path, model: nn.Module, names: Mapping[str, Tensor]) -> d
         raise CheckpointError(f"{path} is no file of format {FORMAT}; it says {meta.get('format')!r}")
     if set(tensors) != {"places", "values", "rest"} or meta.get("check") != checksum(tensors, _claims(meta)):
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
-    rest, print_ = _layout(model, Masks({n: torch.ones(p.shape, dtype=torch.bool) for n, p in names.items()}))
+    return meta, tensors
+
+
+def decode(path: str | Path, model: nn.Module) -> dict[str, Tensor]:
+    """Read a file into tensors named as in `model.state_dict()`, which is left as it is.
+
+    Raises:
+        CheckpointError: a file that is damaged, cut short, of another format, or of another model.
+    """
+    meta, tensors = read(path)
+    state = model.state_dict()
+    names = [n for i, n in enumerate(state) if i in json.loads(meta["which"])]
+    _, rest, print_ = _layout(model, Masks({n: torch.ones(state[n].shape, dtype=torch.bool) for n in names}))
     if meta.get("layout") != print_:
         raise CheckpointError(f"{path} belongs to another model: names or shapes differ from {type(model).__name__}")
-    state, out, at, from_ = model.state_dict(), {}, 0, 0
-    for (n_codes, n_values), (name, like) in zip(json.loads(meta["counts"]), names.items(), strict=True):
-        flat = torch.zeros(like.numel())
-        where = places(tensors["places"][at : at + n_codes], like.numel())
+    out, at, from_ = {}, 0, 0
+    for (n_codes, n_values), name in zip(json.loads(meta["counts"]), names, strict=True):
+        flat = torch.zeros(state[name].numel())
+        where = places(tensors["places"][at : at + n_codes], len(flat))
         values = tensors["values"][from_ : from_ + n_values].float()
         if len(where) != len(values):
             raise CheckpointError(f"{path} is damaged: {name!r} has {len(where)} places and {len(values)} values")
         flat[where] = values
-        out[name] = flat.view(like.shape)
+        out[name] = flat.view(state[name].shape)
         at, from_ = at + n_codes, from_ + n_values
     at = 0
     for name in rest:

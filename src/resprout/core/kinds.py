@@ -26,6 +26,7 @@ Fidelity = Literal["paper-checked", "identity-checked", "smoke-tested"]
 Wishes = Mapping[str, float]
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """What all kinds share: facts that `resprout list` shows."""
 
@@ -125,7 +126,6 @@ class Schedule(Method):
         """Return the value at progress `t` in [0, 1]; outside it is that of the nearer end."""
 
 
-@dataclass(frozen=True)
 class Rule(Method):
     """What happens to masks during training. The hooks are empty; fill those that are needed.
 

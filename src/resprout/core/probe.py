@@ -190,7 +190,9 @@ class Probe:
             to_device(batch, device),
         )
         if not torch.isfinite(value):
-            raise ResproutError(f"the loss is {float(value.detach())}: check the batch, the weights and the learning rate")
+            raise ResproutError(
+                f"the loss is {float(value.detach())}: check the batch, the weights and the learning rate"
+            )
         return value
 
     def per_batch(self) -> Iterator[Tensors]:

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from . import store
+from . import encoding, store
 from .budget import Budget
 from .errors import CheckpointError, ResproutError
 from .hold import change_masks, guards, unwrap
@@ -29,6 +29,10 @@ from .probe import Probe
 from .task import Split, Task
 
 Report = Callable[[str, dict[str, Any]], None]
+
+
+def silent(event: str, facts: dict[str, Any]) -> None:
+    """Report nothing."""
 
 
 def mix(seed: int, *labels: object) -> int:
@@ -104,11 +108,8 @@ class Run:
         self.masks = Masks.dense(self.model) if masks is None else masks
         self.seed, self.folder = seed, folder
         self.precision, self.channels_last = precision, channels_last
-        self.probe_batches, self.report, self.save_every = (
-            probe_batches,
-            report or (lambda event, facts: None),
-            save_every,
-        )
+        self.probe_batches, self.save_every = probe_batches, save_every
+        self.report = report or silent
         self.journal: list[dict[str, Any]] = []
         self.points: dict[str, dict[str, Tensor]] = {}
         self.slots: dict[str, Tensor] = {}
@@ -273,7 +274,7 @@ class Run:
             )
         self._doing, began = name, time.monotonic()
         facts = step(self)
-        masks = {"alive": self.masks.alive, "sparsity": round(self.masks.sparsity, 6)}
+        masks = self.state()
         record = {"do": name, "step": type(step).__name__, "trained": self.trained, "searched": self.searched}
         record |= masks | facts | {"seconds": round(time.monotonic() - began, 3)}
         record = json.loads(json.dumps(record))  # what a resumed run will read: lists for tuples, strings for keys
@@ -282,6 +283,13 @@ class Run:
         self.save()
         self.report("step", record)
         return record
+
+    def state(self) -> dict[str, Any]:
+        """Return what a row of the journey shows: weights alive, sparsity, and the bytes of the file (values fp16)."""
+        facts = {"alive": self.masks.alive, "sparsity": round(self.masks.sparsity, 6)}
+        if self.report is not silent:
+            facts["bytes"] = encoding.size(self.model, self.masks, "fp16")
+        return facts
 
     def arrive(self, budget: Budget) -> dict[str, Any]:
         """Note that the network has reached `budget`: its cost, its validation accuracy, and a point to save.

@@ -264,6 +264,7 @@ class Train(Step):
             looks = max(1, self.looks)
             if (step + 1) * looks // self.steps > step * looks // self.steps:
                 curve.append([run.trained, run.masks.sparsity, run.evaluate()])
+                run.report("look", run.state() | {"trained": run.trained, "validation": curve[-1][2]})
                 if self.best and curve[-1][2] > top:
                     top = curve[-1][2]
                     run.mark("best")  # a resumed run that finds a later "best" here comes to the same one again

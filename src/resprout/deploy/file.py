@@ -5,7 +5,6 @@ What this file does not do: entropy coding, integer values, or networks without 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from ..core import encoding, store
 from ..core.hold import unwrap
-from ..core.masks import Masks, prunable
+from ..core.masks import Masks
 
 
 def save(path: str | Path, model: nn.Module, masks: Masks | None = None, *, values: str = "fp16") -> int:
@@ -37,19 +36,18 @@ def save(path: str | Path, model: nn.Module, masks: Masks | None = None, *, valu
     return len(data)
 
 
-def load(path: str | Path, into: nn.Module, targets: Sequence[str] | None = None) -> nn.Module:
+def load(path: str | Path, into: nn.Module) -> nn.Module:
     """Read a file made by `save` into a model of the same architecture, and return the model.
 
     Args:
         path: the file.
         into: receives all weights; untouched if anything is wrong.
-        targets: the prunable parameters, where `save` had masks for others than the default ones.
 
     Raises:
         CheckpointError: a file that is damaged, cut short, of another format, or of another model.
     """
     model = unwrap(into)
-    state = encoding.decode(path, model, prunable(model, targets))
+    state = encoding.decode(path, model)
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
     return into

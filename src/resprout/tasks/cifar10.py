@@ -37,7 +37,9 @@ def cifar10(data: str | None = None, seed: int = 0, normalise: str = "resnet") -
     x, y = read(folder, "train")
     test = read(folder, "test")
     if len(y) <= 5000:
-        raise ResproutError(f"{folder} holds {len(y)} training rows; more than 5,000 are needed, 5,000 of them to validate")
+        raise ResproutError(
+            f"{folder} holds {len(y)} training rows; more than 5,000 are needed, 5,000 of them to validate"
+        )
     mean, std = {"resnet": RESNET, "vgg": VGG}[normalise]
     return Arrays(
         (x[:-5000], y[:-5000]), (x[-5000:], y[-5000:]), test, mean, std, pad=4, flip=True, name=f"cifar10-{normalise}"
@@ -63,7 +65,9 @@ def read(folder: Path, split: str) -> tuple[Tensor, Tensor]:
         import pyarrow.parquet as pq
         from PIL import Image
     except ImportError as error:
-        raise ResproutError("reading Parquet images needs pyarrow and Pillow: pip install 'resprout[images]'") from error
+        raise ResproutError(
+            "reading Parquet images needs pyarrow and Pillow: pip install 'resprout[images]'"
+        ) from error
     images, labels = [], []
     for file in files:
         try:
