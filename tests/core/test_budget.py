@@ -141,7 +141,7 @@ def test_a_budget_that_cannot_be_met_says_how_near_one_gets():
     model, choose = net(), chooser(net())
     least = Bytes(1).cost(model, choose(0))
     with pytest.raises(
-        rs.BudgetError, match=rf"budget 500B cannot be met: with 0 weights alive .* takes {least:.0f}B"
+        rs.BudgetError, match=rf"budget 500B cannot be met: with 0 weights alive .* at {least:.0f}B"
     ) as e:
         Bytes(500).keep(model, choose, 0, 2400)
     assert f"{least:,.0f} bytes are biases, norms and the header" in str(e.value)

@@ -127,14 +127,13 @@ class RunFolder:
 
 def configuration(value: Any) -> str:
     """Return the `repr` of a method without the fields that hold their defaults, so that new options rename no old run."""
-    fields = getattr(type(value), "__dataclass_fields__", None)
-    if fields is None or not value.__dataclass_params__.repr:  # one that writes its own repr means it
-        if isinstance(value, tuple | list):
-            inner = ", ".join(configuration(v) for v in value)
-            return f"({inner},)" if isinstance(value, tuple) else f"[{inner}]"
-        return repr(value)
-    given = {n: getattr(value, n) for n, f in fields.items() if f.init and f.repr and getattr(value, n) != _default(f)}
-    return f"{type(value).__name__}({', '.join(f'{n}={configuration(v)}' for n, v in given.items())})"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(configuration(v) for v in value)
+        return f"({inner},)" if isinstance(value, tuple) else f"[{inner}]"
+    if not dataclasses.is_dataclass(value) or not value.__dataclass_params__.repr:  # pyright: ignore
+        return repr(value)  # one that writes its own repr means it
+    shown = [f for f in dataclasses.fields(value) if f.init and f.repr and getattr(value, f.name) != _default(f)]
+    return f"{type(value).__name__}({', '.join(f'{f.name}={configuration(getattr(value, f.name))}' for f in shown)})"
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
