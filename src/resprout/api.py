@@ -28,6 +28,7 @@ def prune(
     allocate: str | Allocation = "global",
     granularity: str | granularities.Granularity = "weight",
     floor: int = 0,
+    ceiling: float = 1.0,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     data: Data = None,
@@ -45,6 +46,7 @@ def prune(
         allocate: how many weights each tensor keeps, by name or object.
         granularity: "weight", or a pattern such as "2:4".
         floor: weights that each tensor keeps at least.
+        ceiling: the highest density that any tensor keeps, in [0, 1].
         targets, ignore: which parameters (see `masks.prunable`).
         data, loss: batches and `loss(model, batch)`, for scores that look at data.
         masks: prune only among these, so that the result nests in them; default all weights.
@@ -65,7 +67,7 @@ def prune(
     probe = Probe(bare, start, data, loss, _state(anchor), seed)
     units = granularities.parse(granularity)
     worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = pruned(probe, keep_count(sparsity, start.total), worth, share, units, floor)
+    new = pruned(probe, keep_count(sparsity, start.total), worth, share, units, floor, ceiling)
     change_masks(bare, start, new)
     return new
 
@@ -79,6 +81,8 @@ def regrow(
     allocate: str | Allocation = "global",
     fill: str | Fill = "zero",
     granularity: str | granularities.Granularity = "weight",
+    floor: int = 0,
+    ceiling: float = 1.0,
     anchor: nn.Module | None = None,
     data: Data = None,
     loss: Loss | None = None,
@@ -94,6 +98,8 @@ def regrow(
         allocate: how many weights each tensor has, by name or object.
         fill: "zero", "kaiming", "xavier" or "anchor" (the dense network's own value).
         granularity: "weight", or a pattern such as "2:4".
+        floor: weights that each tensor has at least afterwards.
+        ceiling: the highest density that a tensor grows to, in [0, 1].
         anchor: the dense network that saliency and fills may look at.
         data, loss: batches and `loss(model, batch)`.
         seed: of random scores and fills.
@@ -107,7 +113,7 @@ def regrow(
     probe = Probe(bare, masks, data, loss, dense, seed)
     units = granularities.parse(granularity)
     worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = regrown(probe, keep_count(sparsity, masks.total), worth, share, units)
+    new = regrown(probe, keep_count(sparsity, masks.total), worth, share, units, floor, ceiling)
     generator = torch.Generator().manual_seed(seed)
     change_masks(bare, masks, new, catalog.make("fill", fill), dense, generator)
     return new

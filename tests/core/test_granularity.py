@@ -60,7 +60,7 @@ def test_floor_and_ceiling():
     scores = Scores({"a": torch.arange(100.0) + 1, "b": torch.arange(10.0) / 100})
     assert Weight().choose(scores, 20, Global()).counts == {"a": 20, "b": 0}
     assert Weight().choose(scores, 20, Global(), floor=3).counts == {"a": 17, "b": 3}
-    assert Weight().choose(scores, 20, Global(), ceiling={"a": 12}).counts == {"a": 12, "b": 8}
+    assert Weight().choose(scores, 13, Global(), ceiling=0.12).counts == {"a": 12, "b": 1}
     assert Weight().choose(scores, 11, Uniform(), floor=5).counts == {"a": 6, "b": 5}
     with pytest.raises(ResproutError, match="cannot be spread"):
-        Weight().choose(scores, 20, Global(), ceiling={"a": 5})
+        Weight().choose(scores, 20, Global(), ceiling=0.05)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_gradual_follows_its_schedule_and_nests(monkeypatch):
     run.do(Train(20, Constant(0.01), rule=Gradual(schedule, until=0.5, every=2)))
     total = run.masks.total
     assert [m.alive for m in spy.seen[1:]] == [keep_count(schedule(s / 10), total) for s in (0, 2, 4, 6, 8, 10)]
-    assert all(b <= a for a, b in zip(spy.seen, spy.seen[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(spy.seen))
     assert zeros(run)
 
 
@@ -120,7 +121,7 @@ def test_sprout_goes_past_the_target_and_comes_back(monkeypatch):
     assert alive[low] == 30
     assert run.masks.alive == 60
     assert alive[: low + 1] == sorted(alive[: low + 1], reverse=True)
-    assert all(a <= b for a, b in zip(spy.seen[low:], spy.seen[low + 1 :], strict=False)), "regrowth lost a weight"
+    assert all(a <= b for a, b in pairwise(spy.seen[low:])), "regrowth lost a weight"
     assert zeros(run)
 
 
@@ -243,6 +244,25 @@ def test_recipes_meet_several_budgets_exactly(recipe):
         assert abs(run.trained - steps) <= 6  # whole steps in every round
 
 
+def test_lottery_tickets_nest_and_start_from_the_initialisation(monkeypatch):
+    """The catalogue's check: survivors equal theta_0 exactly after each reset, masks nest, density 0.8^r."""
+    run = start()
+    first = {n: w.detach().clone() for n, w in run.weights().items()}
+    seen: list[Masks] = []
+    restore = run.restore
+
+    def spy(name, masks=True):
+        restore(name, masks)
+        seen.append(run.masks)
+        assert all(torch.equal(w.detach(), first[n] * run.masks[n]) for n, w in run.weights().items())
+
+    monkeypatch.setattr(run, "restore", spy)
+    total = run.masks.total
+    LthImp(epochs=6)(run, [rs.Nonzero(round(0.8**5 * total))])
+    assert [m.alive for m in seen] == pytest.approx([0.8**r * total for r in range(1, 6)], abs=3)
+    assert all(b <= a for a, b in pairwise(seen))
+
+
 def test_frontier_nests_upwards():
     run = start()
     BidirectionalGradual(epochs=2, every=2)(run, [rs.Nonzero(120), rs.Nonzero(300)])
@@ -287,5 +307,5 @@ def test_one_way_is_one_way(monkeypatch):
     run = start()
     spy = Spy(run, monkeypatch)
     OneWay(epochs=2, every=2)(run, [rs.Sparsity(0.9)])
-    assert all(b <= a for a, b in zip(spy.seen, spy.seen[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(spy.seen))
     assert run.masks.alive == math.floor(0.1 * run.masks.total + 1e-6)

@@ -10,7 +10,6 @@ from resprout.methods.schedule.cyclic import Cyclic
 from resprout.methods.schedule.geometric import Geometric
 from resprout.methods.schedule.linear import Linear
 from resprout.methods.schedule.one_shot import OneShot
-from resprout.methods.schedule.overshoot import Overshoot
 
 
 @pytest.mark.parametrize(
@@ -28,10 +27,6 @@ from resprout.methods.schedule.overshoot import Overshoot
         (Cyclic(0.0, 0.8, cycles=2), 0.25, 0.7),
         (Cyclic(0.0, 0.8, cycles=2), 0.5, 0.0),
         (Cyclic(0.0, 0.8, cycles=2), 0.75, 0.7),
-        (Overshoot(0.0, 0.9, 0.96, down=0.4, up=0.8), 0.2, 0.84),  # 0.96 * 7/8
-        (Overshoot(0.0, 0.9, 0.96, down=0.4, up=0.8), 0.4, 0.96),
-        (Overshoot(0.0, 0.9, 0.96, down=0.4, up=0.8), 0.6, 0.93),
-        (Overshoot(0.0, 0.9, 0.96, down=0.4, up=0.8), 0.8, 0.9),
     ],
 )
 def test_by_hand(schedule, t, value):
@@ -43,5 +38,3 @@ def test_refusals():
         Geometric(0.0, 1.0)
     with pytest.raises(ResproutError, match="warmup"):
         Cosine(1.0, 0.0, warmup=1.0)
-    with pytest.raises(ResproutError, match="down"):
-        Overshoot(0.0, 0.9, 0.95, down=0.9, up=0.5)

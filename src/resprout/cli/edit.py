@@ -27,7 +27,7 @@ BATCHES = 8
 
 
 @plain_errors
-@like(api.prune, "sparsity", "score", "allocate", "granularity", "floor", "targets", "ignore", "seed",
+@like(api.prune, "sparsity", "score", "allocate", "granularity", "floor", "ceiling", "targets", "ignore", "seed",
       required=["sparsity"])  # fmt: skip
 def prune(
     *,
@@ -50,7 +50,18 @@ def prune(
 
 
 @plain_errors
-@like(api.regrow, "sparsity", "score", "allocate", "fill", "granularity", "seed", required=["sparsity"])
+@like(
+    api.regrow,
+    "sparsity",
+    "score",
+    "allocate",
+    "fill",
+    "granularity",
+    "floor",
+    "ceiling",
+    "seed",
+    required=["sparsity"],
+)
 def regrow(
     *,
     weights: Annotated[

@@ -44,7 +44,7 @@ def check_sparsity(value: float, argument: str = "sparsity") -> float:
         hint = f"; did you mean {1 - value / 100:g} (keep {value:g} %) or {value / 100:g}?"
     elif 10 < value <= 100:
         hint = f"; did you mean {value / 100:g}?"
-    raise ResproutError(f"{argument} is the fraction of weights that is zero, in [0, 1], got {value:g}{hint}")
+    raise ResproutError(f"{argument} is a fraction in [0, 1], got {value:g}{hint}")
 
 
 def check_finite(value: float, what: str) -> float:

@@ -5,14 +5,13 @@ A granularity turns scores and an exact count into masks; blocks, channels, head
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import select
-from .errors import ResproutError
+from .errors import ResproutError, check_sparsity
 from .kinds import Allocation, Scores
 from .masks import Masks
 
@@ -27,7 +26,7 @@ class Granularity(ABC):
         keep: int,
         allocate: Allocation,
         floor: int = 0,
-        ceiling: Mapping[str, int] | None = None,
+        ceiling: float = 1.0,
     ) -> Masks:
         """Return masks with exactly `keep` weights alive: the settled ones and the best of those that compete.
 
@@ -36,7 +35,7 @@ class Granularity(ABC):
             keep: weights alive in all, over all tensors.
             allocate: how many of them each tensor gets.
             floor: weights that each tensor keeps at least (all it has, if it has fewer).
-            ceiling: name -> weights that a tensor keeps at most.
+            ceiling: the highest density of a tensor, in [0, 1]; what is settled stays.
 
         Raises:
             ResproutError: a count that the bounds or the granularity exclude.
@@ -53,13 +52,13 @@ class Weight(Granularity):
         keep: int,
         allocate: Allocation,
         floor: int = 0,
-        ceiling: Mapping[str, int] | None = None,
+        ceiling: float = 1.0,
     ) -> Masks:
         """See `Granularity.choose`."""
         settled, upper = scores.bounds
         lower = {n: min(max(settled[n], floor), upper[n]) for n in scores}
-        for name, most in (ceiling or {}).items():
-            upper[name] = max(lower[name], min(upper[name], most))
+        check_sparsity(ceiling, "ceiling")
+        upper = {n: max(lower[n], min(upper[n], int(ceiling * size))) for n, size in scores.sizes.items()}
         wishes = allocate(scores, dict.fromkeys(scores, 1.0), float(keep))
         counts = select.apportion(wishes, keep, lower, upper)
         chosen = getattr(wishes, "chosen", None)
@@ -89,7 +88,7 @@ class NM(Granularity):
         keep: int,
         allocate: Allocation,
         floor: int = 0,
-        ceiling: Mapping[str, int] | None = None,
+        ceiling: float = 1.0,
     ) -> Masks:
         """See `Granularity.choose`."""
         exact = sum(scores.sizes.values()) * self.n // self.m

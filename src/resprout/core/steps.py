@@ -20,7 +20,13 @@ from .run import Run, load_optimizer, mix, ranks
 
 
 def pruned(
-    probe: Probe, keep: int, score: Score, allocate: Allocation, granularity: Granularity, floor: int = 0
+    probe: Probe,
+    keep: int,
+    score: Score,
+    allocate: Allocation,
+    granularity: Granularity,
+    floor: int = 0,
+    ceiling: float = 1.0,
 ) -> Masks:
     """Return masks with exactly `keep` of the living weights: those that score best. They nest in the old ones.
 
@@ -33,7 +39,7 @@ def pruned(
             f"cannot prune to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use regrow"
         )
     among = None if masks.alive == masks.total else masks
-    return granularity.choose(Scores(score(probe), among), keep, allocate, floor)
+    return granularity.choose(Scores(score(probe), among), keep, allocate, floor, ceiling)
 
 
 def regrown(
@@ -42,27 +48,20 @@ def regrown(
     score: Score,
     allocate: Allocation,
     granularity: Granularity,
-    masks: Masks | None = None,
+    floor: int = 0,
+    ceiling: float = 1.0,
 ) -> Masks:
     """Return masks with exactly `keep` weights alive: all that live now, and the best-scoring of the dead.
 
-    Args:
-        probe: the network as it stands.
-        keep: weights alive in all.
-        score: ranks the dead.
-        allocate: how many each tensor has afterwards.
-        granularity: the units.
-        masks: the living; default those of the probe.
-
     Raises:
-        ResproutError: fewer than there are alive.
+        ResproutError: fewer than there are alive, or bounds that exclude it.
     """
-    masks = probe.masks if masks is None else masks
+    masks = probe.masks
     if keep < masks.alive:
         raise ResproutError(
             f"cannot regrow to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use prune"
         )
-    return granularity.choose(Scores(score(probe), ~masks, masks), keep, allocate)
+    return granularity.choose(Scores(score(probe), ~masks, masks), keep, allocate, floor, ceiling)
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,12 @@ class Prune(Step):
     allocate: Allocation
     granularity: Granularity = Weight()  # noqa: RUF009
     floor: int = 0
+    ceiling: float = 1.0
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Cut."""
         keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
-        masks = pruned(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor)
+        masks = pruned(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
         return {**run.set_masks(masks), "counts": masks.counts}
 
 
@@ -91,11 +91,13 @@ class Regrow(Step):
     allocate: Allocation
     fill: Fill
     granularity: Granularity = Weight()  # noqa: RUF009
+    floor: int = 0
+    ceiling: float = 1.0
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Grow."""
         keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
-        masks = regrown(run.probe(), keep, self.score, self.allocate, self.granularity)
+        masks = regrown(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
         return {**run.set_masks(masks, self.fill), "counts": masks.counts}
 
 
