@@ -13,6 +13,7 @@ from resprout.core.kinds import Recipe
 from resprout.core.masks import Masks, keep_count
 from resprout.core.run import Run
 from resprout.core.steps import Mark, Meet, Optimizer, Prune, Search, Train
+from resprout.core.store import RunFolder
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.lamp import Lamp
 from resprout.methods.recipe.bidirectional_gradual import BidirectionalGradual
@@ -200,7 +201,7 @@ def test_policy_gradient_learns_where_the_reward_is(monkeypatch):
     )
     found = run.do(Search(search))
     assert sum(chosen[-20:]) > 1.5 * sum(chosen[:20])
-    assert found["counts"][search.layers[1]] == max(chosen)
+    assert found["grow"][search.layers[1]] == max(chosen)
     assert found["reward"] == max(chosen) / 20
 
 
@@ -209,7 +210,7 @@ def test_policy_gradient_tries_for_real():
     run.do(Prune(0.9, Magnitude(), Global(), floor=1))
     search = PolicyGradient(tuple(run.masks)[:2], (5, 10), ((0.0, 0.9), (1.0, 0.5)), epochs=0.2, episodes=2)
     found = run.do(Search(search))
-    assert sum(found["counts"].values()) <= 10
+    assert sum(found["grow"].values()) <= 10
     assert run.searched > 0
     assert run.masks.alive == keep_count(0.9, run.masks.total)
 
@@ -242,6 +243,37 @@ def test_recipes_meet_several_budgets_exactly(recipe):
         assert run.trained == steps * (1 + recipe.more)
     if isinstance(recipe, BidirectionalIterative):
         assert abs(run.trained - steps) <= 6  # whole steps in every round
+
+
+class Stop(Exception):
+    """Stands for a kill between two steps."""
+
+
+@pytest.mark.parametrize("recipe", SHORT, ids=repr)
+def test_recipes_resume_after_any_step(recipe, tmp_path):
+    """A recipe decides in the same way when it is replayed, although the network is further on by then."""
+
+    def walk(folder: RunFolder | None, stop: int) -> Run:
+        def report(event, facts):
+            if event == "step" and len(run.journal) == stop and "resumed" not in facts:
+                raise Stop
+
+        run = Run(net(), task(), probe_batches=2, folder=folder, report=report)
+        run.resume()
+        for name in ("start", "dense"):
+            run.do(Mark(name))
+        recipe(run, [rs.Nonzero(120), rs.Nonzero(300)])
+        return run
+
+    whole = walk(None, -1)
+    folder = RunFolder(tmp_path, "run", {"recipe": repr(recipe)})
+    with folder.lock():
+        for stop in range(3, len(whole.journal), 4):
+            with pytest.raises(Stop):
+                walk(folder, stop)
+        run = walk(folder, -1)
+    assert run.masks == whole.masks
+    assert all(torch.equal(t, whole.model.state_dict()[n]) for n, t in run.model.state_dict().items())
 
 
 def test_lottery_tickets_nest_and_start_from_the_initialisation(monkeypatch):

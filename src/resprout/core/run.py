@@ -226,9 +226,8 @@ class Run:
         self.points[name] = state | {f"mask:{n}": m for n, m in self.masks.items()}
         if name == "dense":
             self._anchor_probes = {}
-        self._files[name] = (
-            f"point-{name}-{len(self.journal)}.safetensors"  # an older one serves until the next checkpoint
-        )
+        # An older file of this name serves until the next checkpoint.
+        self._files[name] = f"point-{name}-{len(self.journal)}.safetensors"
         if self.folder is not None and ranks()[0] == 0:
             store.save_tensors(self.folder.path / self._files[name], self.points[name], {"trained": self.trained})
 
@@ -274,9 +273,8 @@ class Run:
             )
         self._doing, began = name, time.monotonic()
         facts = step(self)
-        masks = self.state()
         record = {"do": name, "step": type(step).__name__, "trained": self.trained, "searched": self.searched}
-        record |= masks | facts | {"seconds": round(time.monotonic() - began, 3)}
+        record |= facts | self.state() | {"seconds": round(time.monotonic() - began, 3)}
         record = json.loads(json.dumps(record))  # what a resumed run will read: lists for tuples, strings for keys
         self.journal.append(record)
         self.partial = {}
@@ -286,10 +284,15 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Return what a row of the journey shows: weights alive, sparsity, and the bytes of the file (values fp16)."""
-        facts = {"alive": self.masks.alive, "sparsity": round(self.masks.sparsity, 6)}
+        facts = {"alive": self.masks.alive, "sparsity": self.masks.sparsity, "counts": self.masks.counts}
         if self.report is not silent:
             facts["bytes"] = encoding.size(self.model, self.masks, "fp16")
         return facts
+
+    @property
+    def here(self) -> dict[str, Any]:
+        """The state after the last step, done or replayed; recipes must ask this, for `masks` may be further on."""
+        return self.journal[self._done - 1] if self._done else self.state()
 
     def arrive(self, budget: Budget) -> dict[str, Any]:
         """Note that the network has reached `budget`: its cost, its validation accuracy, and a point to save.
@@ -325,10 +328,9 @@ class Run:
         }
         facts |= {"optimizer": numbers, "points": self._files}
         store.save_tensors(self.folder.path / "checkpoint.safetensors", tensors, facts)
-        for old in set(self.folder.path.glob("point-*.safetensors")) - {
-            self.folder.path / f for f in self._files.values()
-        }:
-            old.unlink()
+        for file in self.folder.path.glob("point-*.safetensors"):
+            if file.name not in self._files.values():
+                file.unlink()
         if not partial:
             self.folder.trace(self.journal)
 
@@ -346,18 +348,21 @@ class Run:
         self._done = 0
         path = None if self.folder is None else self.folder.path / "checkpoint.safetensors"
         kept = store.load_tensors(path) if path is not None and path.exists() else None
+        if kept is not None:
+            self._take_up(*kept)
         if ranks()[1] > 1:  # nobody goes on, and writes, before all have read
             dist.barrier()
-        if kept is None or path is None or self.folder is None:
-            return False
-        tensors, facts = kept
+        return kept is not None
+
+    def _take_up(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        assert self.folder is not None
 
         def part(kind: str) -> dict[str, Tensor]:
             return {n.removeprefix(f"{kind}:"): t for n, t in tensors.items() if n.startswith(f"{kind}:")}
 
         state, masks = part("model"), part("mask")
         if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in self.model.state_dict().items()}:
-            raise CheckpointError(f"{path} belongs to another network; use another folder")
+            raise CheckpointError(f"the checkpoint in {self.folder.path} belongs to another network")
         self._files = facts["points"]
         loaded = {p: store.load_tensors(self.folder.path / file)[0] for p, file in self._files.items()}
         points = {p: {n: t.to(self.device) for n, t in point.items()} for p, point in loaded.items()}
@@ -372,7 +377,6 @@ class Run:
             self.folder.trace(self.journal)  # the kill may have come before the last line
         for record in self.journal:
             self.report("step", record | {"resumed": True})
-        return True
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The verbs: Prune, Regrow, Train, Rewind, Search, and the small ones that mark, fit to a budget, and arrive."""
+"""The verbs: Prune, Regrow, Train, Rewind, Search, and the small ones that meet a budget, arrive, mark and look."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Prune(Step):
         """Cut."""
         keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
         masks = pruned(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
-        return {**run.set_masks(masks), "counts": masks.counts}
+        return run.set_masks(masks)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Regrow(Step):
         """Grow."""
         keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
         masks = regrown(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
-        return {**run.set_masks(masks, self.fill), "counts": masks.counts}
+        return run.set_masks(masks, self.fill)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Meet(Step):
 
         least = sum(min(self.floor, size) for size in run.masks.sizes.values())
         masks = self.budget.keep(run.model, choose, least, total)
-        facts = {"keep": masks.alive, "counts": masks.counts, "asked": str(self.budget)}
+        facts = {"keep": masks.alive, "asked": str(self.budget)}
         facts["cost"] = self.budget.cost(run.model, masks)
         return facts if self.try_only else facts | run.set_masks(masks, self.fill)
 
@@ -158,6 +158,15 @@ class Mark(Step):
         """Keep it."""
         run.mark(self.name)
         return {"name": self.name, "validation": run.evaluate()}
+
+
+@dataclass(frozen=True)
+class Look(Step):
+    """Measure the network on the split that choices go by."""
+
+    def __call__(self, run: Run) -> dict[str, Any]:
+        """Measure."""
+        return {"validation": run.evaluate()}
 
 
 @dataclass(frozen=True)

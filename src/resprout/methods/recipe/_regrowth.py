@@ -48,7 +48,7 @@ def regrow(
     """
     total = run.masks.total
     for i in range(rounds):
-        left = keep - run.masks.alive
+        left = keep - run.here["alive"]
         levels = tuple(sorted({max(1, min(left, round(f * total))) for f in fractions}))
         if i == rounds - 1 or left <= levels[-1]:
             levels = (max(0, left),)
@@ -57,8 +57,8 @@ def regrow(
         if allocator == "policy_gradient" and levels[0] > 0:
             episodes, epochs = controller
             search = PolicyGradient(tuple(found["layers"]), levels, tuple(curve), epochs, episodes, recover=recover)
-            counts = run.do(Search(search))["counts"]
-            after = {n: k + counts.get(n, 0) for n, k in run.masks.counts.items()}
+            grow = run.do(Search(search))["grow"]
+            after = {n: k + grow.get(n, 0) for n, k in run.here["counts"].items()}
             allocate = Table({n: k / run.masks.sizes[n] for n, k in after.items()})
             target = sum(after.values())
         else:
@@ -66,7 +66,7 @@ def regrow(
                 "proportional": DamageProportional(similarity),
                 "greedy": DamageGreedy(similarity),
             }.get(allocator, Global())
-            target = run.masks.alive + levels[-1]
+            target = run.here["alive"] + levels[-1]
         last = i == rounds - 1 or target >= keep
         if last:
             run.do(Meet(budget, score, allocate, fill))

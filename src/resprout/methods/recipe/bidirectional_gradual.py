@@ -44,7 +44,7 @@ class BidirectionalGradual(Recipe):
         }
         epoch = run.task.steps_per_epoch
         for budget in sorted(budgets, key=lambda b: plans[b]):
-            first = run.masks.alive > plans[budget]
+            first = run.here["alive"] > plans[budget]
             rule = Sprout(
                 plans[budget], budget, self.stump, self.down if first else 0.0, self.up if first else 0.2, self.every,
                 score=self.score, cut_score=self.cut_score, allocate=self.allocate, floor=self.floor,

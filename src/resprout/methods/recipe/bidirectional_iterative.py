@@ -12,7 +12,7 @@ from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Fill, Recipe, Recover, Score
 from ...core.run import Run
-from ...core.steps import Meet, Prune
+from ...core.steps import Look, Meet, Prune
 from ..allocate.lamp import Lamp
 from ..fill.zero import Zero
 from ..recover.finetune import Finetune
@@ -66,7 +66,7 @@ class BidirectionalIterative(Recipe):
         stump = self.stump * plans[order[0]] / run.masks.total
         cuts = max(1, math.ceil(math.log(stump) / math.log(1 - self.rate)))
         each = max(1, round(self.down * steps / cuts))
-        curve = [(0.0, run.evaluate())]
+        curve = [(0.0, run.do(Look())["validation"])]
         for i in range(1, cuts + 1):
             sparsity = 1 - max(stump, (1 - self.rate) ** i)
             run.do(Prune(sparsity, self.cut_score, self.allocate, floor=self.floor))

@@ -42,7 +42,7 @@ class LthImp(Recipe):
             alive, rounds = int(alive * (1 - self.rate)), rounds + 1
         each = max(1, round(self.epochs * run.task.steps_per_epoch / max(1, rounds + len(budgets) - 1)))
         for budget in sorted(budgets, key=lambda b: -plans[b]):
-            while (keep := int(run.masks.alive * (1 - self.rate))) > plans[budget]:
+            while (keep := int(run.here["alive"] * (1 - self.rate))) > plans[budget]:
                 run.do(Prune(1 - keep / run.masks.total, self.score, self.allocate, floor=self.floor))
                 for step in self.recover(each):
                     run.do(step)

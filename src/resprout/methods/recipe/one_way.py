@@ -49,7 +49,7 @@ class OneWay(Recipe):
             b: run.do(Meet(b, self.score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
         }
         for budget in sorted(budgets, key=lambda b: -plans[b]):
-            start, end = run.masks.sparsity, 1 - plans[budget] / run.masks.total
+            start, end = run.here["sparsity"], 1 - plans[budget] / run.masks.total
             if self.mode == "gradual":
                 rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, self.allocate, self.floor)
                 run.do(Train(steps, lr, self.optimizer, rule, looks=8))

@@ -23,7 +23,7 @@ from ._controller import Controller
 
 @dataclass(frozen=True)
 class PolicyGradient(Searcher):
-    """Findings: "counts" to regrow per layer, their "reward" and "validation", and the "episodes" it took.
+    """Findings: how many weights to "grow" per layer, their "reward" and "validation", and the "episodes" it took.
 
     `curve` is the one-way curve, (sparsity, accuracy) ascending, that the reward measures against; `levels` are the
     budgets it may choose from, in weights; `epochs` those of the mini fine-tune.
@@ -74,7 +74,7 @@ class PolicyGradient(Searcher):
             if stale >= self.patience or (len(rewards) >= 20 and np.std(rewards[-20:]) < self.spread):
                 break
         found = dict(zip(self.layers, best[2], strict=True))
-        return {"counts": found, "reward": best[0], "validation": best[1], "episodes": len(rewards)}
+        return {"grow": found, "reward": best[0], "validation": best[1], "episodes": len(rewards)}
 
     def _try(self, run: Run, counts: list[int], budget: int) -> tuple[float, float]:
         """Regrow a fork so, let it recover, and return (reward, accuracy)."""
