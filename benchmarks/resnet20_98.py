@@ -1,7 +1,8 @@
 """One-way against bidirectional on a real network, at equal training steps.
 
-ResNet-20 on CIFAR-10, pretrained, to a given sparsity; every cell (recipe, seed) is one `resprout.fit` in its own process
-on one thread, resumable. Test data is read once per cell, at its end. Writes mean and spread to benchmarks/results/.
+ResNet-20 on CIFAR-10, pretrained, to a given sparsity; a recipe may have arguments, as in "one_way(until=0.4)".
+Every cell (recipe, seed) is one `resprout.fit` in its own process on one thread, resumable. Test data is read once per
+cell, at its end. Writes mean and spread to benchmarks/results/.
 
     python benchmarks/resnet20_98.py --data ../shared/data --epochs 8 --seeds 2 --jobs 2
 """
@@ -40,10 +41,14 @@ def cell(args: argparse.Namespace) -> None:
             )
 
     result = rs.fit(
-        network, task, args.sparsity, recipe=args.recipe, epochs=args.epochs, seed=args.seed, out=args.out,
+        network, task, args.sparsity, recipe=find.method("recipe", args.recipe), epochs=args.epochs, seed=args.seed, out=args.out,
         curve=False, report=report,
     )  # fmt: skip
-    arrival = dataclasses.asdict(result.frontier[-1]) | {"seed": args.seed, "dense_test": result.dense.test}
+    arrival = dataclasses.asdict(result.frontier[-1]) | {
+        "arm": args.recipe,
+        "seed": args.seed,
+        "dense_test": result.dense.test,
+    }
     arrival |= {"recipe_configuration": result.config["recipe"], "precision": result.config["precision"]}
     arrival["file"] = Path(arrival["file"]).name
     print(json.dumps(arrival | {"seconds": round(time.monotonic() - began, 1)}))
@@ -88,10 +93,15 @@ def main() -> None:
         time.sleep(1)
     table = []
     for recipe in args.recipes:
-        tests = [r["test"] for r in rows if r["recipe"] == recipe]
-        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-        table.append({"recipe": recipe, "test_mean": statistics.mean(tests), "test_sd": spread, "seeds": len(tests)})
-        print(f"{recipe:24} test {100 * table[-1]['test_mean']:.2f} ± {100 * spread:.2f} %")
+        row: dict[str, float | str] = {"recipe": recipe, "seeds": args.seeds}
+        for split in ("validation", "test"):
+            found = [r[split] for r in rows if r["arm"] == recipe]
+            row |= {
+                f"{split}_mean": statistics.mean(found),
+                f"{split}_sd": statistics.stdev(found) if len(found) > 1 else 0.0,
+            }
+        table.append(row)
+        print(f"{recipe:24} test {100 * row['test_mean']:.2f} ± {100 * row['test_sd']:.2f} %")
     facts = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),

@@ -54,7 +54,7 @@ def refused(model: nn.Module, match: str, call) -> None:
 
 
 SPARSITIES = [
-    (98, r"sparsity is the fraction .* in \[0, 1\], got 98; did you mean 0.98\?"),
+    (98, r"sparsity is a fraction in \[0, 1\], got 98; did you mean 0.98\?"),
     (2, r"got 2; did you mean 0.98 \(keep 2 %\) or 0.02\?"),
     (1.5, "got 1.5; did you mean"),
     (-0.1, r"in \[0, 1\], got -0.1$"),

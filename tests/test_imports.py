@@ -76,7 +76,7 @@ def test_the_core_imports_nothing_else_of_ours():
 
 def test_this_very_test_sees_imports():
     assert ("core", "masks") in imported(ROOT / "core" / "hold.py")
-    assert ("core", "encoding") in imported(ROOT / "core" / "budget.py")
+    assert ("deploy", "encoding") in imported(ROOT / "deploy" / "bytes.py")
     assert ("catalog",) in imported(ROOT / "api.py")
     assert ("core", "kinds") in imported(ROOT / "methods" / "score" / "magnitude.py")
     assert not allowed(("core", "masks"), ("tasks", "arrays"))

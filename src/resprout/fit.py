@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from . import catalog
-from .core import encoding, store
+from .core import store
 from .core.budget import Budget
 from .core.errors import CheckpointError, ResproutError
 from .core.hold import unwrap
@@ -24,6 +24,7 @@ from .core.masks import Masks
 from .core.run import Report, Run, ranks
 from .core.steps import Mark, Optimizer, Search, Train
 from .core.task import Task
+from .deploy import encoding
 from .deploy.file import load, save
 from .methods.recipe.one_way import OneWay
 from .methods.schedule.cosine import Cosine
@@ -158,7 +159,7 @@ def fit(
     precision = _precision(precision, bare, masks.total)
     config = {
         "resprout": 1,
-        "model": f"{type(bare).__name__}-{encoding.checksum(bare.state_dict())[:16]}",
+        "model": f"{type(bare).__name__}-{store.checksum(bare.state_dict())[:16]}",
         "prunable": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16],
         "task": repr(task),
         "budgets": [str(b) for b in budgets],
@@ -167,30 +168,19 @@ def fit(
         "precision": precision,
         "curve": curve,
     }
-
-    folder = (
-        None
-        if out is None
-        else store.RunFolder(
-            out, type(chosen).__name__.lower(), config | {"recipe": store.configuration(chosen), "control": control}
-        )
-    )
+    for wish in budgets:  # before hours are spent on it
+        wish.check(bare, masks & ~masks)
+    own = config | {"recipe": store.configuration(chosen), "control": control}
+    folder = None if out is None else store.RunFolder(out, type(chosen).__name__.lower(), own)
     if folder is not None and (folder.path / "result.json").exists():
         result = Result.read(folder.path)
-        load(str(result.frontier[-1].file), bare)
+        load(folder.path / Path(str(result.frontier[-1].file)).name, bare)
         return result
 
     def start(network: nn.Module, place: store.RunFolder | None) -> Run:
-        run = Run(
-            network,
-            task,
-            masks,
-            seed=seed,
-            folder=place,
-            precision=precision,
-            channels_last=channels_last,
-            report=report,
-        )
+        run = Run(network, task, masks, seed=seed, folder=place, precision=precision, channels_last=channels_last)
+        if report is not None:
+            run.report = _with_bytes(run, report)
         run.resume()
         return run
 
@@ -222,6 +212,17 @@ def fit(
     return result
 
 
+def _with_bytes(run: Run, report: Report) -> Report:
+    """Add to what a row of the journey shows the bytes that the network would take as a file."""
+
+    def tell(event: str, facts: dict[str, Any]) -> None:
+        if "alive" in facts and facts["alive"] == run.masks.alive:
+            facts = facts | {"bytes": encoding.size(run.model, run.masks, "fp16")}
+        report(event, facts)
+
+    return tell
+
+
 def _name(recipe: Recipe) -> str:
     """The recipe's name on the command line."""
     return next(c.name for c in catalog.cards() if c.method is type(recipe))
@@ -242,7 +243,9 @@ def _precision(asked: str, model: nn.Module, weights: int) -> str:
     if asked != "auto":
         return asked
     device = next(model.parameters()).device.type
-    able = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else torch.cuda.is_bf16_supported()
+    able = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", bool)() if device == "cpu" else torch.cuda.is_bf16_supported()
+    )
     return "bf16" if able and weights > 200_000 else "fp32"
 
 

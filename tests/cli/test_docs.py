@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import resprout as rs
-from resprout.core.encoding import gaps
+from resprout.deploy.encoding import gaps
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to-add-a-method.md"

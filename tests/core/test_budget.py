@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import resprout as rs
-from resprout.core import encoding
-from resprout.core.budget import Budget, Bytes, Nonzero, Sparsity
+from resprout.core.budget import Budget, Nonzero, Sparsity
 from resprout.core.granularity import Weight
 from resprout.core.probe import Probe
 from resprout.core.steps import pruned
+from resprout.deploy import encoding
+from resprout.deploy.bytes import Bytes
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.score.magnitude import Magnitude
 

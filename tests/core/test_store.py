@@ -14,8 +14,8 @@ import torch
 
 import resprout as rs
 from resprout.core import store
-from resprout.core.budget import Bytes
 from resprout.core.store import RunFolder, configuration, load_tensors, save_tensors, write
+from resprout.deploy.bytes import Bytes
 
 
 def refuse(*args: object, **kwargs: object) -> None:

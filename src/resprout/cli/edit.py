@@ -10,10 +10,10 @@ import typer
 from torch import nn
 
 from .. import api
-from ..core.encoding import VALUES
 from ..core.errors import CheckpointError, ResproutError, check_sparsity, nearest
 from ..core.masks import Masks
 from ..core.task import Task
+from ..deploy.encoding import VALUES
 from ..deploy.file import save
 from . import find
 from .flags import console, like, plain_errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -16,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .. import catalog, models, tasks
-from ..core.encoding import FORMAT
 from ..core.errors import CheckpointError, ResproutError, nearest
 from ..core.kinds import Method
 from ..core.task import Task
+from ..deploy.encoding import FORMAT
 from ..deploy.file import load
 
 
@@ -117,7 +118,7 @@ def method(kind: str, text: str) -> Method:
     if not match[2]:
         return catalog.make(kind, match[1])
     cls = catalog.find(kind, match[1])
-    fields = [n for n, f in getattr(cls, "__dataclass_fields__", {}).items() if f.init]
+    fields = [f.name for f in dataclasses.fields(cls) if f.init]
     try:
         call = ast.parse(f"f({match[3]})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:

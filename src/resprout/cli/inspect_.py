@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import models
-from ..core import encoding
 from ..core.errors import CheckpointError
+from ..deploy import encoding
 from .flags import console, plain_errors
 
 

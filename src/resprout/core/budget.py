@@ -1,7 +1,7 @@
 """A limit in the device's own units, and the largest network that keeps it.
 
-A `Budget` knows what masks cost and whether that is met. Here: sparsity, nonzero weights, bytes of the saved file; RAM,
-multiply-adds and latency join as further subclasses.
+A `Budget` knows what masks cost and whether that is met. Here: sparsity and nonzero weights; bytes, RAM, multiply-adds
+and latency are subclasses that live where their cost is known (`deploy/`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from . import encoding
 from .errors import BudgetError, check_sparsity
 from .masks import Masks
-
-_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
 
 class Budget(ABC):
@@ -31,31 +28,30 @@ class Budget(ABC):
 
     @staticmethod
     def parse(text: str | float | Budget) -> Budget:
-        """Read "64KiB", "12k nonzero" or a sparsity such as 0.98.
+        """Read "64KiB", "12k nonzero" or a sparsity such as 0.98: whatever one of the budgets reads.
 
         Raises:
-            BudgetError: anything else.
+            BudgetError: nobody reads it.
         """
         if isinstance(text, Budget):
             return text
         if isinstance(text, int | float):
             return Sparsity(check_sparsity(text, "budget"))
-        if not isinstance(text, str):
-            raise BudgetError(f"cannot read budget {text!r}; write '64KiB', '12k nonzero' or a sparsity such as 0.98")
-        clean = text.strip().lower().replace("_", "")
-        match = re.fullmatch(r"([\d.]+)\s*([a-z%]*)\s*([a-z]*)", clean)
-        number = None
-        if match and re.fullmatch(r"\d+(\.\d*)?|\.\d+", match[1]):
-            number, unit, word = float(match[1]), match[2], match[3]
-            if unit in ("nonzero", "weights", "sparse", "sparsity") and not word:
-                unit, word = "", unit
-            if word in ("nonzero", "weights") and unit in ("", "k", "m"):
-                return Nonzero(round(number * {"": 1, "k": 1000, "m": 1_000_000}[unit]))
-            if unit in _UNITS and unit and word in ("", "flash"):
-                return Bytes(round(number * _UNITS[unit]))
-            if unit in ("", "%") and word in ("", "sparse", "sparsity"):
-                return Sparsity(check_sparsity(number / 100 if unit == "%" else number, "budget"))
+        words = text.strip().lower().replace("_", "") if isinstance(text, str) else ""
+        if match := re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z%]*)\s*([a-z]*)", words):
+            for kind in Budget.__subclasses__():
+                if (budget := kind.read(float(match[1]), match[2], match[3])) is not None:
+                    return budget
         raise BudgetError(f"cannot read budget {text!r}; write '64KiB', '12k nonzero' or a sparsity such as '0.98'")
+
+    @classmethod
+    @abstractmethod
+    def read(cls, number: float, unit: str, word: str) -> Budget | None:
+        """Return the budget that, say, (12.0, "k", "nonzero") means (lower case), or None if that is another's.
+
+        Raises:
+            ResproutError: it is this one's, and wrong.
+        """
 
     @abstractmethod
     def cost(self, model: nn.Module, masks: Masks) -> float:
@@ -130,6 +126,15 @@ class Sparsity(Budget):
     def __post_init__(self) -> None:
         check_sparsity(self.fraction, "budget")
 
+    @classmethod
+    def read(cls, number: float, unit: str, word: str) -> Sparsity | None:
+        """As in "0.98", "98 %" or "0.98 sparsity"."""
+        if (unit, word) in (("", ""), ("sparse", ""), ("sparsity", "")):
+            return cls(check_sparsity(number, "budget"))
+        return (
+            cls(check_sparsity(number / 100, "budget")) if unit == "%" and word in ("", "sparse", "sparsity") else None
+        )
+
     @property
     def limit(self) -> float:
         """The sparsity."""
@@ -160,6 +165,13 @@ class Nonzero(Budget):
 
     count: int
 
+    @classmethod
+    def read(cls, number: float, unit: str, word: str) -> Nonzero | None:
+        """As in "12000 nonzero" or "12k weights"."""
+        unit, word = ("", unit) if not word else (unit, word)
+        scale = {"": 1, "k": 1000, "m": 1_000_000}.get(unit)
+        return cls(round(number * scale)) if word in ("nonzero", "weights") and scale else None
+
     @property
     def limit(self) -> float:
         """The weights alive."""
@@ -176,34 +188,3 @@ class Nonzero(Budget):
     def text(self, cost: float | None = None) -> str:
         """As in "12000 nonzero"."""
         return f"{self.count if cost is None else cost:.0f} nonzero"
-
-
-@dataclass(frozen=True)
-class Bytes(Budget):
-    """The saved file has at most this many bytes."""
-
-    size: int
-    values: str = "fp16"
-
-    @property
-    def limit(self) -> float:
-        """The bytes of the file."""
-        return self.size
-
-    def cost(self, model: nn.Module, masks: Masks) -> float:
-        """The bytes of the file."""
-        return encoding.size(model, masks, self.values)
-
-    def met(self, cost: float) -> bool:
-        """Whether the file is small enough."""
-        return cost <= self.size
-
-    def text(self, cost: float | None = None) -> str:
-        """As in "64KiB", or bytes where they are not whole."""
-        size = self.size if cost is None else int(cost)
-        return f"{size // 1024}KiB" if size % 1024 == 0 and size else f"{size}B"
-
-    def remedy(self, model: nn.Module, masks: Masks) -> str:
-        """How much of it is not prunable at all."""
-        rest = encoding.size(model, masks & ~masks, self.values)
-        return f"{rest:,} bytes are biases, norms and the header, which stay dense"

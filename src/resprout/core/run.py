@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from . import encoding, store
+from . import store
 from .budget import Budget
 from .errors import CheckpointError, ResproutError
 from .hold import change_masks, guards, unwrap
@@ -283,11 +283,8 @@ class Run:
         return record
 
     def state(self) -> dict[str, Any]:
-        """Return what a row of the journey shows: weights alive, sparsity, and the bytes of the file (values fp16)."""
-        facts = {"alive": self.masks.alive, "sparsity": self.masks.sparsity, "counts": self.masks.counts}
-        if self.report is not silent:
-            facts["bytes"] = encoding.size(self.model, self.masks, "fp16")
-        return facts
+        """Return what a row of the journey shows: weights alive (in all, and per tensor) and sparsity."""
+        return {"alive": self.masks.alive, "sparsity": self.masks.sparsity, "counts": self.masks.counts}
 
     @property
     def here(self) -> dict[str, Any]:

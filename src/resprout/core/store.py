@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from .encoding import checksum
 from .errors import CheckpointError, ResproutError
 
 
@@ -45,6 +45,16 @@ def write(path: Path, data: bytes) -> None:
         raise ResproutError(
             f"cannot write {path} ({len(data):,} bytes): {why}; nothing was half-written, free space or change the folder"
         ) from error
+
+
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of `text` and of the names, types, shapes and bytes of `tensors`."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{t.dtype}:{tuple(t.shape)};".encode())
+        sha.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Save and load a sparse network as one small file that any safetensors reader opens.
 
-What this file does not do: entropy coding, integer values, or networks without their class (see `core/encoding.py`).
+What this file does not do: entropy coding, integer values, or networks without their class (see `encoding.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core import encoding, store
+from ..core import store
 from ..core.hold import unwrap
 from ..core.masks import Masks
+from . import encoding
 
 
 def save(path: str | Path, model: nn.Module, masks: Masks | None = None, *, values: str = "fp16") -> int:

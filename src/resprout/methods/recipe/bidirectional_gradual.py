@@ -24,9 +24,9 @@ class BidirectionalGradual(Recipe):
     """The smallest budget gets `epochs`; each larger one regrows from it, with `more` times as many."""
 
     epochs: float = 8
-    stump: float = 0.9
+    stump: float = 0.75
     down: float = 0.5
-    up: float = 0.6
+    up: float = 0.65
     every: int = 16
     more: float = 0.25
     lr: float = 0.1

@@ -36,9 +36,9 @@ class Sprout(Rule):
 
     keep: int
     budget: Budget | None = None
-    stump: float = 0.9
+    stump: float = 0.75
     down: float = 0.5
-    up: float = 0.6
+    up: float = 0.65
     every: int = 16
     memory: float = 0.98
     score: Score = ExpectedGain()  # noqa: RUF009

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import resprout as rs
-from resprout.core import encoding
 from resprout.core.masks import Masks
+from resprout.deploy import encoding
 
 
 @settings(max_examples=80, deadline=None)

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from .errors import CheckpointError, ResproutError, nearest
-from .masks import Masks
+from ..core.errors import CheckpointError, ResproutError, nearest
+from ..core.masks import Masks
+from ..core.store import checksum
 
 FORMAT = "resprout-gaps-1"
 VALUES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -182,13 +183,3 @@ def decode(path: str | Path, model: nn.Module) -> dict[str, Tensor]:
         out[name] = tensors["rest"][at : at + n].view(state[name].shape)
         at += n
     return out
-
-
-def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Return the SHA-256 of `text` and of the names, types, shapes and bytes of `tensors`."""
-    sha = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        sha.update(f"{name}:{t.dtype}:{tuple(t.shape)};".encode())
-        sha.update(t.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
