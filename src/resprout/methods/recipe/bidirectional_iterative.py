@@ -74,8 +74,5 @@ class BidirectionalIterative(Recipe):
                 curve.append((sparsity, run.do(step).get("validation", curve[-1][1])))
         for budget in order:
             share = round((1 - self.down) * steps / len(order))
-            regrow(
-                run, budget, plans[budget], self.fractions, self.rounds, share, curve, self.damage, self.allocator,
-                self.controller, self.score, self.fill, self.recover,
-            )  # fmt: skip
+            regrow(run, self, budget, plans[budget], share, curve)
             run.arrive(budget)
