@@ -11,12 +11,13 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Meet, Optimizer, Train
+from ...core.steps import Optimizer, Train
 from ..allocate.lamp import Lamp
 from ..rule.sprout import Sprout
 from ..schedule.cosine import Cosine
 from ..score.expected_gain import ExpectedGain
 from ..score.magnitude import Magnitude
+from ._plan import plan
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,9 @@ class BidirectionalGradual(Recipe):
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk from the smallest budget to the largest."""
-        plans = {
-            b: run.do(Meet(b, self.cut_score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
-        }
+        plans = plan(run, budgets, self.cut_score, self.allocate, self.floor)
         epoch = run.task.steps_per_epoch
-        for budget in sorted(budgets, key=lambda b: plans[b]):
+        for budget in plans:
             first = run.here["alive"] > plans[budget]
             rule = Sprout(
                 plans[budget], budget, self.stump, self.down if first else 0.0, self.up if first else 0.2, self.every,

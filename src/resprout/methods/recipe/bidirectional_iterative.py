@@ -12,13 +12,14 @@ from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Fill, Recipe, Recover, Score
 from ...core.run import Run
-from ...core.steps import Look, Meet, Prune
+from ...core.steps import Look, Prune
 from ..allocate.lamp import Lamp
 from ..fill.zero import Zero
 from ..recover.finetune import Finetune
 from ..score.magnitude import Magnitude
 from ..score.saliency import Saliency
 from ..search.damage import Damage
+from ._plan import plan
 from ._regrowth import ALLOCATORS, regrow
 
 
@@ -58,12 +59,9 @@ class BidirectionalIterative(Recipe):
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk from the stump of the smallest budget to the largest."""
         run.chooses_on = "test" if self.paper_protocol else "validation"
-        plans = {
-            b: run.do(Meet(b, self.cut_score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
-        }
-        order = sorted(budgets, key=lambda b: plans[b])
+        plans = plan(run, budgets, self.cut_score, self.allocate, self.floor)
         steps = max(2, round(self.epochs * run.task.steps_per_epoch))
-        stump = self.stump * plans[order[0]] / run.masks.total
+        stump = self.stump * next(iter(plans.values())) / run.masks.total
         cuts = max(1, math.ceil(math.log(stump) / math.log(1 - self.rate)))
         each = max(1, round(self.down * steps / cuts))
         curve = [(0.0, run.do(Look())["validation"])]
@@ -72,7 +70,7 @@ class BidirectionalIterative(Recipe):
             run.do(Prune(sparsity, self.cut_score, self.allocate, floor=self.floor))
             for step in self.recover(each):
                 curve.append((sparsity, run.do(step).get("validation", curve[-1][1])))
-        for budget in order:
-            share = round((1 - self.down) * steps / len(order))
+        for budget in plans:
+            share = round((1 - self.down) * steps / len(plans))
             regrow(run, self, budget, plans[budget], share, curve)
             run.arrive(budget)

@@ -14,6 +14,7 @@ from ...core.steps import Meet, Prune
 from ..allocate.global_ import Global
 from ..recover.weight_rewind import WeightRewind
 from ..score.magnitude import Magnitude
+from ._plan import plan
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,12 @@ class LthImp(Recipe):
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk, the largest budget first."""
-        plans = {
-            b: run.do(Meet(b, self.score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
-        }
+        plans = plan(run, budgets, self.score, self.allocate, self.floor)
         rounds, alive = 0, run.masks.total
         while alive > min(plans.values()):
             alive, rounds = int(alive * (1 - self.rate)), rounds + 1
         each = max(1, round(self.epochs * run.task.steps_per_epoch / max(1, rounds + len(budgets) - 1)))
-        for budget in sorted(budgets, key=lambda b: -plans[b]):
+        for budget in reversed(plans):
             while (keep := int(run.here["alive"] * (1 - self.rate))) > plans[budget]:
                 run.do(Prune(1 - keep / run.masks.total, self.score, self.allocate, floor=self.floor))
                 for step in self.recover(each):

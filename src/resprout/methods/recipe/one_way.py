@@ -19,6 +19,7 @@ from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
 from ..schedule.geometric import Geometric
 from ..score.magnitude import Magnitude
+from ._plan import plan
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ class OneWay(Recipe):
         """Walk."""
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
         lr = Cosine(self.lr, 0.0, warmup=0.05)
-        plans = {
-            b: run.do(Meet(b, self.score, self.allocate, floor=self.floor, try_only=True))["keep"] for b in budgets
-        }
-        for budget in sorted(budgets, key=lambda b: -plans[b]):
+        plans = plan(run, budgets, self.score, self.allocate, self.floor)
+        for budget in reversed(plans):
             start, end = run.here["sparsity"], 1 - plans[budget] / run.masks.total
             if self.mode == "gradual":
                 rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, self.allocate, self.floor)
