@@ -158,7 +158,7 @@ def test_meet_goes_either_way_to_the_last_byte():
     with pytest.raises(rs.BudgetError, match="cannot be met"):
         run.do(Meet(Budget.parse("10B"), Magnitude(), Global(), Zero()))
     with pytest.raises(rs.BudgetError, match="asked for 10B, and the network takes"):
-        run.arrive(Budget.parse("10B"))
+        run.do(Arrive(Budget.parse("10B")))
 
 
 def test_train_learns_under_the_masks():

@@ -175,7 +175,7 @@ class Recipe(Method):
 
     @abstractmethod
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
-        """Walk through `budgets` by `run.do(step)`, and call `run.arrive(budget)` at each."""
+        """Walk through `budgets` by `run.do(step)`, and call `run.do(Arrive(budget))` at each."""
 
 
 class Cliff(Method):

@@ -20,7 +20,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from . import store
-from .budget import Budget
 from .errors import CheckpointError, ResproutError
 from .hold import change_masks, guards, unwrap
 from .kinds import Fill, Step
@@ -290,16 +289,6 @@ class Run:
     def here(self) -> dict[str, Any]:
         """The state after the last step, done or replayed; recipes must ask this, for `masks` may be further on."""
         return self.journal[self._done - 1] if self._done else self.state()
-
-    def arrive(self, budget: Budget) -> dict[str, Any]:
-        """Note that the network has reached `budget`: its cost, its validation accuracy, and a point to save.
-
-        Raises:
-            BudgetError: it has not.
-        """
-        from .steps import Arrive
-
-        return self.do(Arrive(budget))
 
     def save(self, **partial: Any) -> None:
         """Write a checkpoint; `partial` says where within a step it was taken."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Optimizer, Train
+from ...core.steps import Arrive, Optimizer, Train
 from ..allocate.lamp import Lamp
 from ..rule.sprout import Sprout
 from ..schedule.cosine import Cosine
@@ -51,4 +51,4 @@ class BidirectionalGradual(Recipe):
             steps = max(2, round(self.epochs * (1.0 if first else self.more) * epoch))
             lr = Cosine(self.lr if first else self.lr / 2, 0.0, warmup=0.05)
             run.do(Train(steps, lr, self.optimizer, rule, looks=8))
-            run.arrive(budget)
+            run.do(Arrive(budget))

@@ -12,7 +12,7 @@ from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Fill, Recipe, Recover, Score
 from ...core.run import Run
-from ...core.steps import Look, Prune
+from ...core.steps import Arrive, Look, Prune
 from ..allocate.lamp import Lamp
 from ..fill.zero import Zero
 from ..recover.finetune import Finetune
@@ -73,4 +73,4 @@ class BidirectionalIterative(Recipe):
         for budget in plans:
             share = round((1 - self.down) * steps / len(plans))
             regrow(run, self, budget, plans[budget], share, curve)
-            run.arrive(budget)
+            run.do(Arrive(budget))

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Recipe, Recover, Score
 from ...core.run import Run
-from ...core.steps import Meet, Prune
+from ...core.steps import Arrive, Meet, Prune
 from ..allocate.global_ import Global
 from ..recover.weight_rewind import WeightRewind
 from ..score.magnitude import Magnitude
@@ -48,4 +48,4 @@ class LthImp(Recipe):
             run.do(Meet(budget, self.score, self.allocate, floor=self.floor))
             for step in self.recover(each):
                 run.do(step)
-            run.arrive(budget)
+            run.do(Arrive(budget))

@@ -12,7 +12,7 @@ from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Meet, Optimizer, Prune, Train
+from ...core.steps import Arrive, Meet, Optimizer, Prune, Train
 from ..allocate.lamp import Lamp
 from ..rule.gradual import Gradual
 from ..schedule.cosine import Cosine
@@ -62,4 +62,4 @@ class OneWay(Recipe):
                         run.do(Meet(budget, self.score, self.allocate, floor=self.floor))
                     share = steps * i // rounds - steps * (i - 1) // rounds
                     run.do(Train(max(1, share), lr, self.optimizer, span=((i - 1) / rounds, i / rounds)))
-            run.arrive(budget)
+            run.do(Arrive(budget))
