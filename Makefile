@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-FIT ?=
+FIT ?= --control
 
 # Real data, where it lies beside the checkout; tests that need it skip with a word where it is absent.
 ifneq ($(wildcard ../shared/data),)
