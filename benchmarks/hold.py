@@ -1,6 +1,6 @@
 """What `hold` costs: a training step of VGG16 and ResNet-20, dense, held, and with `torch.nn.utils.prune`.
 
-    python benchmarks/hold.py [--steps 9] [--seconds 120] [--batch 128] [--precision bf16|fp32] [--channels-last] [--threads N]
+    python benchmarks/hold.py [--steps 40] [--seconds 120] [--batch 128] [--precision bf16|fp32] [--channels-last] [--threads N]
 
 The three take turns within one run, so that whatever else the machine does hits all of them; medians and ratios are
 printed and written to `benchmarks/results/hold.json`. A whole step varies by more than `hold` costs, so the cost is
@@ -116,7 +116,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Measure both networks, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=120.0, help="per network; three steps are measured anyway")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
