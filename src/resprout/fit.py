@@ -168,6 +168,11 @@ def fit(
         "precision": precision,
         "curve": curve,
     }
+    if out is not None and " at 0x" in config["task"]:
+        raise ResproutError(
+            f"the repr of a task names its run folder, and that of {type(task).__name__} changes at every start: "
+            "make the task a dataclass, give it a __repr__ of its settings, or call fit with out=None"
+        )
     for wish in budgets:  # before hours are spent on it
         wish.check(bare, masks & ~masks)
     own = config | {"recipe": store.configuration(chosen), "control": control}

@@ -126,6 +126,13 @@ def test_sprout_goes_past_the_target_and_comes_back(monkeypatch):
     assert zeros(run)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_sprout_arrives_however_short_the_training(steps):
+    run = start()
+    run.do(Train(steps, Constant(0.02), rule=Sprout(keep=60)))
+    assert run.masks.alive == 60
+
+
 def test_sprout_wakes_with_the_value_of_the_cut():
     """A weight that would help (its gradient pulls it back to where it was cut) wakes with that value."""
     model = nn.Linear(3, 1, bias=False)

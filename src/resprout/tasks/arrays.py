@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from ..core.errors import ResproutError
 from ..core.run import mix
-from ..core.task import Split, Task
+from ..core.store import checksum
+from ..core.task import SPLITS, Split, Task
 
 Pair = tuple[Tensor, Tensor]
 
@@ -29,7 +31,7 @@ class Arrays(Task):
         batch_size: of a training step over all ranks.
         pad: random crops after zero-padding by so many pixels (0: none).
         flip: mirror half of the images.
-        name: stands for the data in the configuration; give different data different names.
+        name: of the data, for people; a fingerprint of the data themselves stands beside it in the configuration.
 
     Raises:
         ResproutError: a split is empty, its labels do not match, or hold NaN.
@@ -46,7 +48,7 @@ class Arrays(Task):
     name: str = "arrays"
 
     def __post_init__(self) -> None:
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             x, y = getattr(self, split)
             if len(x) == 0:
                 raise ResproutError(f"the {split} split of task {self.name!r} is empty")
@@ -56,8 +58,14 @@ class Arrays(Task):
                 raise ResproutError(f"the {split} split of task {self.name!r} holds NaN or infinity")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{s}={len(getattr(self, s)[1])}" for s in ("train", "validation", "test"))
-        return f"Arrays({self.name!r}, {sizes}, batch_size={self.batch_size}, pad={self.pad}, flip={self.flip})"
+        sizes = ", ".join(f"{s}={len(getattr(self, s)[1])}" for s in SPLITS)
+        how = ", ".join(f"{n}={getattr(self, n)}" for n in ("mean", "std", "batch_size", "pad", "flip"))
+        return f"Arrays({self.name!r}, {sizes}, data={self.fingerprint}, {how})"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the data, so that a run on other data is another run."""
+        return checksum({f"{s}{i}": getattr(self, s)[i] for s in SPLITS for i in (0, 1)})[:12]
 
     @property
     def steps_per_epoch(self) -> int:

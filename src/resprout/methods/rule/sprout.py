@@ -64,8 +64,8 @@ class Sprout(Rule):
             cut(run, round(share * run.masks.total), self.cut_score, self.allocate, self.floor)
         if step == down:
             run.slots["stump"] = torch.tensor(run.masks.alive)
-        elif step > down and ((step - down) % self.every == 0 or step == up):
-            self._wake(run, (step - down) / (up - down), last=step == up)
+        if step == up or (step > down and (step - down) % self.every == 0):
+            self._wake(run, 1.0 if step == up else (step - down) / (up - down), last=step == up)
 
     def _wake(self, run: Run, t: float, last: bool) -> None:
         """Regrow to the share `t` of the way from the stump to the target; the last time to the budget's limit."""

@@ -1,0 +1,59 @@
+"""`fit` as a library call: what is kept, what is found again, what is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+import resprout as rs
+
+
+def arrays(seed: int = 0) -> rs.Arrays:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(64, 8, generator=g)
+    y = (x[:, 0] > 0).long()
+    return rs.Arrays((x, y), (x[:16], y[:16]), (x[:16], y[:16]), batch_size=16)
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def test_a_finished_run_is_found_again_and_other_data_are_another_run(tmp_path):
+    first, model = net(), net()
+    result = rs.fit(first, arrays(), "60 nonzero", epochs=2, curve=False, out=tmp_path)
+    again = rs.fit(model, arrays(), "60 nonzero", epochs=2, curve=False, out=tmp_path)
+    assert again.folder == result.folder
+    assert again.accuracy == result.accuracy
+    assert result.frontier[-1].alive == 60
+    assert all(torch.equal(t, first.state_dict()[n]) for n, t in model.state_dict().items())
+    other = rs.fit(net(), arrays(1), "60 nonzero", epochs=2, curve=False, out=tmp_path)
+    assert other.folder != result.folder
+
+
+def test_control_spends_as_many_steps():
+    result = rs.fit(net(), arrays(), ["40 nonzero", "80 nonzero"], epochs=4, curve=False, control=True, out=None)
+    assert [a.alive for a in result.frontier] == [40, 80] == [a.alive for a in result.control]
+    spent = {
+        recipe: max(a.steps for a in arrivals)
+        for recipe, arrivals in (("we", result.frontier), ("they", result.control))
+    }
+    assert spent["we"] == pytest.approx(spent["they"], abs=2)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path):
+    told: list[str] = []
+    with pytest.raises(rs.BudgetError, match="cannot be met"):
+        rs.fit(net(), arrays(), "100B", dense_epochs=1, out=tmp_path, report=lambda event, facts: told.append(event))
+    assert not told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_without_a_lasting_name_is_refused(tmp_path):
+    class Mine(rs.Arrays):
+        __repr__ = object.__repr__
+
+    task = arrays()
+    mine = Mine(task.train, task.validation, task.test, batch_size=16)
+    with pytest.raises(rs.ResproutError, match="__repr__ of its settings"):
+        rs.fit(net(), mine, 0.9, out=tmp_path)
