@@ -1,10 +1,13 @@
 """`fit` as a library call: what is kept, what is found again, what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import resprout as rs
+from resprout.methods.recipe.bidirectional_iterative import BidirectionalIterative
 
 
 def arrays(seed: int = 0) -> rs.Arrays:
@@ -12,6 +15,17 @@ def arrays(seed: int = 0) -> rs.Arrays:
     x = torch.randn(64, 8, generator=g)
     y = (x[:, 0] > 0).long()
     return rs.Arrays((x, y), (x[:16], y[:16]), (x[:16], y[:16]), batch_size=16)
+
+
+def images() -> rs.Arrays:
+    task = arrays()
+    x, y = task.train[0].view(64, 1, 2, 4), task.train[1]
+    return rs.Arrays((x, y), (x[:16], y[:16]), (x[:16], y[:16]), batch_size=16)
+
+
+def convnet() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
 
 
 def net() -> nn.Module:
@@ -39,6 +53,15 @@ def test_control_spends_as_many_steps():
         for recipe, arrivals in (("we", result.frontier), ("they", result.control))
     }
     assert spent["we"] == pytest.approx(spent["they"], abs=2)
+
+
+def test_the_paper_protocol_is_labelled(tmp_path):
+    """What was selected on test data says so, in the result and in the picture."""
+    pytest.importorskip("matplotlib")
+    recipe = BidirectionalIterative(epochs=2, allocator="global", paper_protocol=True)
+    result = rs.fit(convnet(), images(), "60 nonzero", recipe=recipe, curve=False, out=tmp_path)
+    assert result.selected_on == "test"
+    assert "SELECTED ON TEST" in Path(result.report()["svg"]).read_text()
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_training(tmp_path):

@@ -150,6 +150,8 @@ def summary(page: Console, result: Result) -> None:
     if result.cliff is not None:
         stump = f", stump at {100 * result.stump:.2f} %" if result.stump is not None else ""
         page.print(f"cliff at {100 * result.cliff:.2f} % sparsity{stump}")
+    if result.selected_on == "test":
+        page.print("choices were made on TEST data (paper_protocol): these accuracies are no estimate for unseen data")
     for arrival in result.frontier:
         if arrival.file:
             page.print(f"wrote {_path(result, arrival.file)}", markup=False)

@@ -269,4 +269,5 @@ def _words(whole: Figure, ax: Axes, result: dict[str, Any]) -> None:
     tests = [("dense", [result["dense"]]), ("regrown", result["frontier"]), ("one-way", result["control"])]
     said = [f"{name} " + ", ".join(f"{100 * a['test']:.2f} %" for a in which) for name, which in tests if which]
     whole.suptitle(f"Cut past the cliff, regrown to {asked}", x=0.012, ha="left", fontsize=14, color=INK)
-    ax.set_title("test accuracy:  " + "  ·  ".join(said), loc="left", fontsize=10, color=INK)
+    label = "test accuracy (SELECTED ON TEST):  " if result.get("selected_on") == "test" else "test accuracy:  "
+    ax.set_title(label + "  ·  ".join(said), loc="left", fontsize=10, color=INK)
