@@ -202,7 +202,7 @@ def fit(
         controls: tuple[Arrival, ...] = ()
         if control:
             twin = copy.deepcopy(bare)
-            twin.load_state_dict({n: t for n, t in run.points["dense"].items() if not n.startswith("mask:")})
+            twin.load_state_dict(run.tensors_at("dense"))
             one_way = OneWay(epochs=(run.trained - dense_record["trained"]) / task.steps_per_epoch)
             beside = None if folder is None else store.RunFolder(folder.path, "control", {"recipe": repr(one_way)})
             other = start(twin, beside)

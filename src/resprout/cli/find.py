@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .. import catalog, models, tasks
 from ..core.errors import CheckpointError, ResproutError, nearest
 from ..core.kinds import Method
+from ..core.store import read_safetensors
 from ..core.task import Task
 from ..deploy.encoding import FORMAT
 from ..deploy.file import load
@@ -74,13 +74,8 @@ def read_weights(model: nn.Module, file: Path) -> None:
             'python -c "import torch; from safetensors.torch import save_file; '
             f"save_file(torch.load('{file.name}', weights_only=True), '{file.stem}.safetensors')\""
         )
-    try:
-        with safe_open(str(file), "pt") as opened:
-            ours = (opened.metadata() or {}).get("format") == FORMAT
-            found = {} if ours else {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from error
-    if ours:
+    meta, found = read_safetensors(file)
+    if meta.get("format") == FORMAT:
         load(file, model)
         return
     model.load_state_dict(_fitting(model, found, file), strict=False)

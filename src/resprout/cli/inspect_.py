@@ -9,11 +9,10 @@ from typing import Annotated
 import torch
 import typer
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .. import models
-from ..core.errors import CheckpointError
+from ..core.store import read_safetensors
 from ..deploy import encoding
 from .flags import console, plain_errors
 
@@ -26,12 +25,7 @@ def inspect(
     model: Annotated[str | None, typer.Option(help="Its network: names the tensors, and checks that it fits.")] = None,
 ) -> None:
     """Show what a saved file holds: metadata, counts, bytes."""
-    try:
-        with safe_open(str(file), "pt") as opened:
-            meta = opened.metadata() or {}
-            tensors = {n: opened.get_tensor(n) for n in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {error}") from error
+    meta, tensors = read_safetensors(file)
     console().print(f"{file}  {file.stat().st_size:,} bytes", style="bold", markup=False)
     if meta.get("format") == encoding.FORMAT:
         _ours(file, model)

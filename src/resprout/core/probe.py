@@ -23,6 +23,13 @@ Loss = Callable[[nn.Module, Any], Tensor]
 Tensors = dict[str, Tensor]
 
 
+def first_tensor(batch: Any) -> Tensor:
+    """Return the first tensor of a batch (nested in tuples, lists and mappings): by convention the inputs."""
+    while not isinstance(batch, Tensor):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+    return batch
+
+
 def to_device(batch: Any, device: torch.device) -> Any:
     """Move the tensors of a batch (nested in tuples, lists and mappings) to `device`."""
     if isinstance(batch, Tensor):
@@ -242,10 +249,7 @@ class Probe:
 
     def input_shape(self) -> torch.Size:
         """Return the shape of the first batch's input, which is its first tensor."""
-        batch = next(iter(self.data()))
-        while not isinstance(batch, Tensor):
-            batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
-        return batch.shape
+        return first_tensor(next(iter(self.data()))).shape
 
     def call(self, weights: Tensors, *inputs: Tensor) -> Tensor:
         """Return the model's output for `inputs` with `weights` in place and all other tensors as they are."""

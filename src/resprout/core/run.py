@@ -230,6 +230,10 @@ class Run:
         if self.folder is not None and ranks()[0] == 0:
             store.save_tensors(self.folder.path / self._files[name], self.points[name], {"trained": self.trained})
 
+    def tensors_at(self, name: str) -> dict[str, Tensor]:
+        """Return the `state_dict` that was kept under `name`."""
+        return {n: t for n, t in self.points[name].items() if not n.startswith("mask:")}
+
     def restore(self, name: str, masks: bool = True) -> None:
         """Go back to the point `name`: weights, buffers and (by default) masks; the optimizer is forgotten.
 
@@ -238,13 +242,12 @@ class Run:
         """
         if name not in self.points:
             raise ResproutError(f"no point {name!r} was marked; there are: {', '.join(self.points) or 'none'}")
-        point = self.points[name]
         for guard in guards(self.model):
             guard.release()
         self.optimizer = None
-        self.model.load_state_dict({n: t for n, t in point.items() if not n.startswith("mask:")})
+        self.model.load_state_dict(self.tensors_at(name))
         if masks:
-            self.masks = Masks({n: point[f"mask:{n}"] for n in self.masks})
+            self.masks = Masks({n: self.points[name][f"mask:{n}"] for n in self.masks})
         self.set_masks(self.masks)
 
     # -- the journal -------------------------------------------------------------------------------------------

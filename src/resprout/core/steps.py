@@ -15,7 +15,7 @@ from .granularity import Granularity, Weight
 from .hold import hold
 from .kinds import Allocation, Fill, Rule, Schedule, Score, Scores, Searcher, Step
 from .masks import Masks, keep_count
-from .probe import Probe, take, to_device
+from .probe import Probe, first_tensor, take, to_device
 from .run import Run, load_optimizer, mix, ranks
 
 
@@ -287,7 +287,8 @@ class Train(Step):
         torch.manual_seed(mix(run.seed, "step", run.trained))
         model.train()
         batch = _prepare(batch, run)
-        run.rows = _rows(batch) * ranks()[1]
+        inputs = first_tensor(batch)
+        run.rows = (len(inputs) if inputs.dim() else 1) * ranks()[1]
         with run.autocast():
             loss = take(lambda batch: run.task.loss(model, batch), batch)
         value = check_finite(float(loss.detach()), f"the training loss at step {run.trained}")
@@ -318,13 +319,6 @@ def _stream(run: Run) -> Iterator[Any]:
             yield batch
         if empty:
             raise ResproutError("the train split yields no batch: it is empty, or smaller than it says")
-
-
-def _rows(batch: Any) -> int:
-    """How many samples a batch has: the length of its first tensor."""
-    while not isinstance(batch, torch.Tensor):
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return len(batch) if batch.dim() else 1
 
 
 def _prepare(batch: Any, run: Run) -> Any:

@@ -68,18 +68,26 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     write(path, serialize(whole, {"facts": text, "check": checksum(whole, text)}))
 
 
+def read_safetensors(path: str | Path, hint: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return the metadata and the tensors of any safetensors file.
+
+    Raises:
+        CheckpointError: it is none, is cut short, or is not there; `hint` says what to do then.
+    """
+    try:
+        with safe_open(str(path), "pt") as f:
+            return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}){hint}") from error
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote.
 
     Raises:
         CheckpointError: a file that is damaged, cut short, or foreign.
     """
-    try:
-        with safe_open(str(path), "pt") as f:
-            meta = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); delete it to start this run again") from error
+    meta, tensors = read_safetensors(path, "; delete it to start this run again")
     if "facts" not in meta:
         raise CheckpointError(f"{path} is not a checkpoint of resprout")
     if meta.get("check") != checksum(tensors, meta["facts"]):

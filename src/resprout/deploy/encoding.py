@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ResproutError, nearest
 from ..core.masks import Masks
-from ..core.store import checksum
+from ..core.store import checksum, read_safetensors
 
 FORMAT = "resprout-gaps-1"
 VALUES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -142,12 +141,7 @@ def read(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     Raises:
         CheckpointError: a file that is damaged, cut short, or of another format.
     """
-    try:
-        with safe_open(str(path), "pt") as f:
-            meta = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    meta, tensors = read_safetensors(path)
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no file of format {FORMAT}; it says {meta.get('format')!r}")
     if set(tensors) != {"places", "values", "rest"} or meta.get("check") != checksum(tensors, _claims(meta)):
@@ -162,8 +156,8 @@ def decode(path: str | Path, model: nn.Module) -> dict[str, Tensor]:
         CheckpointError: a file that is damaged, cut short, of another format, or of another model.
     """
     meta, tensors = read(path)
-    state = model.state_dict()
-    names = [n for i, n in enumerate(state) if i in json.loads(meta["which"])]
+    state, which = model.state_dict(), set(json.loads(meta["which"]))
+    names = [n for i, n in enumerate(state) if i in which]
     _, rest, print_ = _layout(model, Masks({n: torch.ones(state[n].shape, dtype=torch.bool) for n in names}))
     if meta.get("layout") != print_:
         raise CheckpointError(f"{path} belongs to another model: names or shapes differ from {type(model).__name__}")
