@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from resprout.core.select import Elementwise, top
+from resprout.core.select import Elementwise, greedy, top
 from resprout.models import build
 
 
@@ -34,6 +34,13 @@ def ours(model: nn.Module, sparsity: float) -> None:
     scores = {n: Elementwise(torch.abs, (w,)) for n, w in weights(model).items()}
     total = sum(w.numel() for w in weights(model).values())
     top(scores, total - round(sparsity * total))
+
+
+def priced(model: nn.Module, sparsity: float) -> None:
+    """Like `ours`, where a weight of every fifth tensor has the same price: what `sparsity` leaves of all the money."""
+    scores = {n: Elementwise(torch.abs, (w,)) for n, w in weights(model).items()}
+    prices = {n: 1.0 + i % 5 for i, n in enumerate(scores)}
+    greedy(scores, prices, (1 - sparsity) * sum(prices[n] * s.numel() for n, s in scores.items()))
 
 
 def theirs(model: nn.Module, sparsity: float) -> None:
@@ -56,10 +63,11 @@ def beside(sparsity: float, repeats: int, slow_repeats: int) -> dict[str, float]
     """Return the medians in milliseconds; torch gets a fresh model each time, for it prunes on top of itself."""
     torch.manual_seed(0)
     model = build("vgg16")
-    times: dict[str, list[float]] = {"ours": [], "torch": [], "read": []}
+    times: dict[str, list[float]] = {"ours": [], "priced": [], "torch": [], "read": []}
     ours(model, sparsity)
     for i in range(repeats):
         times["ours"].append(seconds(functools.partial(ours, model, sparsity)))
+        times["priced"].append(seconds(functools.partial(priced, model, sparsity)))
         times["read"].append(seconds(functools.partial(read, model, sparsity)))
         if i < slow_repeats:
             times["torch"].append(seconds(functools.partial(theirs, build("vgg16"), sparsity)))
@@ -68,6 +76,8 @@ def beside(sparsity: float, repeats: int, slow_repeats: int) -> dict[str, float]
         "sparsity": sparsity,
         "ours_ms": round(median["ours"], 2),
         "ours_ms_best": round(1e3 * min(times["ours"]), 2),
+        "with_prices_ms": round(median["priced"], 2),
+        "with_prices_times": round(median["priced"] / median["ours"], 2),
         "torch_ms": round(median["torch"], 1),
         "times_faster": round(median["torch"] / median["ours"], 1),
         "one_read_ms": round(median["read"], 2),

@@ -80,3 +80,56 @@ def test_a_task_without_a_lasting_name_is_refused(tmp_path):
     mine = Mine(task.train, task.validation, task.test, batch_size=16)
     with pytest.raises(rs.ResproutError, match="__repr__ of its settings"):
         rs.fit(net(), mine, 0.9, out=tmp_path)
+
+
+@pytest.mark.parametrize("values", ["int8", "fp16"])
+def test_the_file_is_within_one_percent_of_the_budget(values, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 96), nn.ReLU(), nn.Linear(96, 32), nn.ReLU(), nn.Linear(32, 2))
+    result = rs.fit(model, arrays(), "2600B, 1500 macs", values=values, epochs=6, curve=False, out=tmp_path)
+    (arrival,) = result.frontier
+    size = Path(str(arrival.file)).stat().st_size
+    assert size == arrival.bytes <= 2600
+    assert arrival.alive <= 1500
+    assert max(size / 2600, arrival.alive / 1500) >= 0.99
+    assert arrival.achieved == {"2600B": f"{size}B", "1500 macs": f"{arrival.alive} macs"}
+    assert rs.Result.read(str(result.folder)).frontier == result.frontier
+
+
+class Odd(nn.Module):
+    """A network that devices do not know."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(self.layer(x))
+
+
+def test_a_network_that_cannot_be_traced_is_fitted_without_a_program_and_it_says_so():
+    result = rs.fit(Odd(), arrays(), "10 nonzero", epochs=1, curve=False, out=None)
+    assert result.frontier[-1].alive == 10
+    assert "cannot be traced" in result.notes[0]
+    with pytest.raises(
+        rs.ResproutError, match="budget 10 macs counts the network's operations, and it cannot be traced"
+    ):
+        rs.fit(Odd(), arrays(), "10 macs", epochs=1, curve=False, out=None)
+
+
+def test_a_device_is_a_budget_and_can_be_narrowed():
+    from resprout.deploy.devices import device
+    from resprout.fit import _budgets
+
+    m3 = device("cortex-m3-lm3s6965")
+    assert [str(b) for b in _budgets(None, m3)] == ["256KiB flash, 64KiB ram"]
+    assert [str(b) for b in _budgets("8KiB,16KiB", m3)] == [
+        "8KiB, 256KiB flash, 64KiB ram",
+        "16KiB, 256KiB flash, 64KiB ram",
+    ]
+    assert [str(b) for b in _budgets("32KiB flash", m3)] == ["32KiB flash, 64KiB ram"]
+    with pytest.raises(rs.BudgetError, match="more than the device has: 256KiB flash"):
+        _budgets("257KiB flash", m3)
+    with pytest.raises(rs.BudgetError, match="give a budget"):
+        _budgets(None, device("rpi4"))

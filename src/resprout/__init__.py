@@ -1,7 +1,7 @@
 """resprout: cut a network past its cliff, and regrow it to the budget of its device."""
 
 from .api import attention_similarity, prune, regrow
-from .core.budget import Budget, Nonzero, Sparsity
+from .core.budget import All, Budget, Nonzero, Sparsity
 from .core.errors import BudgetError, CheckpointError, LayerDied, ResproutError
 from .core.hold import hold
 from .core.masks import Masks
@@ -9,24 +9,38 @@ from .core.probe import Probe
 from .core.task import Task
 from .deploy.bytes import Bytes
 from .deploy.file import load, save
+from .deploy.flash import Flash
+from .deploy.latency import Latency
+from .deploy.macs import Macs
+from .deploy.ram import Ram
+from .deploy.runtime import Runtime
+from .deploy.target import Target
+from .deploy.trace import trace
 from .fit import Arrival, Result, fit
 from .tasks.arrays import Arrays
 
 __version__ = "0.1.0"
 __all__ = [
+    "All",
     "Arrays",
     "Arrival",
     "Budget",
     "BudgetError",
     "Bytes",
     "CheckpointError",
+    "Flash",
+    "Latency",
     "LayerDied",
+    "Macs",
     "Masks",
     "Nonzero",
     "Probe",
+    "Ram",
     "ResproutError",
     "Result",
+    "Runtime",
     "Sparsity",
+    "Target",
     "Task",
     "attention_similarity",
     "fit",
@@ -35,4 +49,5 @@ __all__ = [
     "prune",
     "regrow",
     "save",
+    "trace",
 ]

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,16 +17,22 @@ from torch import nn
 
 from . import catalog
 from .core import store
-from .core.budget import Budget
-from .core.errors import CheckpointError, ResproutError
+from .core.budget import All, Budget
+from .core.errors import BudgetError, CheckpointError, ResproutError, TraceError, nearest
 from .core.hold import unwrap
 from .core.kinds import Recipe
 from .core.masks import Masks
+from .core.probe import to_device
 from .core.run import Report, Run, ranks
 from .core.steps import Mark, Optimizer, Search, Train
 from .core.task import Task
 from .deploy import encoding
+from .deploy.devices import Device
+from .deploy.devices import device as profile
 from .deploy.file import load, save
+from .deploy.target import Target
+from .deploy.timing import Table
+from .deploy.trace import Traced, trace
 from .methods.recipe.one_way import OneWay
 from .methods.schedule.cosine import Cosine
 from .methods.search.one_way_curve import OneWayCurve
@@ -35,6 +42,7 @@ from .methods.search.one_way_curve import OneWayCurve
 class Arrival:
     """One network: what was asked, what it costs, and how good it is. Accuracies are fractions in [0, 1].
 
+    `achieved` says in words what it takes of each limit of the budget; of several limits, `cost` is the largest share.
     `test` is measured on the network read back from `file`, once; `steps` are optimizer steps on the path up to here.
     """
 
@@ -48,6 +56,7 @@ class Arrival:
     test: float
     steps: int
     file: str | None = None
+    achieved: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +74,7 @@ class Result:
     selected_on: str
     folder: str | None
     config: dict[str, Any]
+    notes: tuple[str, ...] = ()
     journal: list[dict[str, Any]] = dataclasses.field(repr=False, default_factory=list)
 
     @property
@@ -98,6 +108,7 @@ class Result:
             known = {k: facts[k] for k in (f.name for f in dataclasses.fields(cls)) if k in facts}
             known["dense"] = Arrival(**facts["dense"])
             known |= {k: tuple(Arrival(**a) for a in facts[k]) for k in ("frontier", "control")}
+            known["notes"] = tuple(facts.get("notes", ()))
             return cls(**known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} holds no finished result ({error!r}); run the same fit again") from error
@@ -106,8 +117,11 @@ class Result:
 def fit(
     model: nn.Module,
     task: Task,
-    budget: str | float | Budget | Sequence[str | float | Budget],
+    budget: str | float | Budget | Sequence[str | float | Budget] | None = None,
     *,
+    device: str | Device | None = None,
+    table: str | Path | None = None,
+    values: str = "fp16",
     recipe: str | Recipe = "bidirectional_gradual",
     epochs: float | None = None,
     dense_epochs: float = 0,
@@ -129,7 +143,11 @@ def fit(
     Args:
         model: the network; afterwards it is the one of the largest budget, as read back from its file.
         task: its data, loss and metrics.
-        budget: "64KiB", "12k nonzero", a sparsity such as 0.98, or several of them (also "16KiB,32KiB").
+        budget: "64KiB", "12k nonzero", "5M macs", "256KiB flash", "96KiB ram", "1.5ms", a sparsity such as 0.98; several
+            limits at once ("256KiB flash, 4ms"); or several budgets: a list, or "16KiB; 32KiB" (docs/budgets.md).
+        device: a device by name: its flash and RAM are limits besides, and alone are the budget where none is given.
+        table: file of times that `resprout bench --table` measured on the device, for a budget in time on another machine.
+        values: the type of the weights in the file: "fp32", "fp16", "int8" or "int4".
         recipe: the path, by name or object.
         epochs: of the recipe; default its own.
         dense_epochs: train the dense network first (0: it is trained already).
@@ -146,9 +164,13 @@ def fit(
     Raises:
         ResproutError: bad arguments, with the remedy.
         BudgetError: a budget that cannot be met, and how near one gets.
+        TraceError: a budget that counts operations, and a network whose operations are not known.
         CheckpointError: a damaged run folder, or one that another process uses.
     """
-    budgets = [Budget.parse(b) for b in _several(budget)]
+    if values not in encoding.VALUES:
+        raise nearest(values, encoding.VALUES, "values")
+    where = profile(device) if isinstance(device, str) else device
+    budgets = _budgets(budget, where)
     chosen: Recipe = catalog.make("recipe", recipe)
     if epochs is not None:
         if not epochs > 0:
@@ -168,11 +190,15 @@ def fit(
         "precision": precision,
         "curve": curve,
     }
+    config |= {k: v for k, v in (("values", values), ("device", where and where.name)) if v not in ("fp16", None)}
     if out is not None and " at 0x" in config["task"]:
         raise ResproutError(
             f"the repr of a task names its run folder, and that of {type(task).__name__} changes at every start: "
             "make the task a dataclass, give it a __repr__ of its settings, or call fit with out=None"
         )
+    traced, notes = _trace(bare, task, budgets)
+    target = Target(traced, values, device=where, table=None if table is None else Table.read(table))
+    budgets = [b.on(dataclasses.replace(target, notes={"budget": str(b)})) for b in budgets]
     for wish in budgets:  # before hours are spent on it
         wish.check(bare, masks & ~masks)
     own = config | {"recipe": store.configuration(chosen), "control": control}
@@ -185,7 +211,7 @@ def fit(
     def start(network: nn.Module, place: store.RunFolder | None) -> Run:
         run = Run(network, task, masks, seed=seed, folder=place, precision=precision, channels_last=channels_last)
         if report is not None:
-            run.report = _with_bytes(run, report)
+            run.report = _with_bytes(run, report, target)
         run.resume()
         return run
 
@@ -208,21 +234,66 @@ def fit(
             other = start(twin, beside)
             other.do(Mark("dense"))
             one_way(other, budgets)
-            controls = tuple(_measure(other, "one_way", r, beside) for r in _arrived(other))
-        dense = _measure(run, "dense", dense_record, folder)
-        frontier = tuple(_measure(run, _name(chosen), r, folder) for r in _arrived(run))
-        result = _result(run, dense, frontier, controls, folder, config | {"recipe": store.configuration(chosen)})
+            controls = tuple(_measure(other, "one_way", r, beside, target) for r in _arrived(other))
+        dense = _measure(run, "dense", dense_record, folder, target)
+        frontier = tuple(_measure(run, _name(chosen), r, folder, target) for r in _arrived(run))
+        config |= {"recipe": store.configuration(chosen)}
+        result = _result(run, dense, frontier, controls, folder, config, notes)
         if folder is not None and ranks()[0] == 0:
             store.write(folder.path / "result.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
     return result
 
 
-def _with_bytes(run: Run, report: Report) -> Report:
+def _budgets(budget: Any, device: Device | None) -> list[Budget]:
+    """What is asked for, within the limits of a device.
+
+    Raises:
+        BudgetError: nothing is, or more than the device has.
+    """
+    has = Budget.parse(device.budget) if device is not None and device.budget else None
+    if budget is None:
+        if has is None:
+            raise BudgetError("give a budget, such as '64KiB', or a device that has limits (resprout list devices)")
+        return [has]
+    limits = () if not isinstance(has, All) else has.parts
+    return [_within(wish, limits) for wish in Budget.several(budget)]
+
+
+def _within(wish: Budget, limits: Sequence[Budget]) -> Budget:
+    """A budget and those of a device's limits that it does not narrow itself."""
+    parts = wish.parts if isinstance(wish, All) else (wish,)
+    own = {type(part): part for part in parts}
+    for limit in limits:
+        if type(limit) in own and own[type(limit)].limit > limit.limit:
+            raise BudgetError(f"the budget {own[type(limit)]} is more than the device has: {limit}")
+    more = tuple(limit for limit in limits if type(limit) not in own)
+    return All((*parts, *more)) if more else wish
+
+
+def _trace(model: nn.Module, task: Task, budgets: Sequence[Budget]) -> tuple[Traced | None, tuple[str, ...]]:
+    """The network's operations, and a note where they are not known.
+
+    Raises:
+        TraceError: they are not, and a budget counts them.
+    """
+    batch = to_device(next(iter(task.batches("train"))), next(model.parameters()).device)
+    try:
+        return trace(model, batch), ()
+    except TraceError as error:
+        needs = next((b for b in budgets if b.graph), None)
+        if needs is not None:
+            raise TraceError(
+                f"the budget {needs} counts the network's operations, and it cannot be traced: {error}"
+            ) from error
+        return None, (f"the files hold no program, only weights, for the network cannot be traced: {error}",)
+
+
+def _with_bytes(run: Run, report: Report, target: Target) -> Report:
     """Add to what a row of the journey shows the bytes that the network would take as a file."""
 
     def tell(event: str, facts: dict[str, Any]) -> None:
         if "alive" in facts and facts["alive"] == run.masks.alive:
-            facts = facts | {"bytes": encoding.size(run.model, run.masks, "fp16")}
+            facts = facts | {"bytes": encoding.size(run.model, run.masks, target.values, target.traced)}
         report(event, facts)
 
     return tell
@@ -231,16 +302,6 @@ def _with_bytes(run: Run, report: Report) -> Report:
 def _name(recipe: Recipe) -> str:
     """The recipe's name on the command line."""
     return next(c.name for c in catalog.cards() if c.method is type(recipe))
-
-
-def _several(budget: Any) -> list[Any]:
-    """One budget, several, or several in one string."""
-    if isinstance(budget, str):
-        budget = budget.split(",")
-    several = list(budget) if isinstance(budget, Sequence) else [budget]
-    if not several:
-        raise ResproutError("budget is empty: give one, such as '64KiB'")
-    return several
 
 
 def _precision(asked: str, model: nn.Module, weights: int) -> str:
@@ -259,28 +320,32 @@ def _arrived(run: Run) -> list[dict[str, Any]]:
     return sorted((r for r in run.journal if r["step"] == "Arrive"), key=lambda r: r["alive"])
 
 
-def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFolder | None) -> Arrival:
+def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFolder | None, target: Target) -> Arrival:
     """Come back to the network of a record, write and read back its file, and test it: the only look at test data."""
     point = record["point"] if "point" in record else record["name"]
-    values = "fp16" if "point" in record else "fp32"  # a dense network is tested as it is
+    values = target.values if "point" in record else "fp32"  # a dense network is tested as it is
+    notes = {"budget": record["budget"]} if "budget" in record else None
     run.restore(point)
-    file = None
-    if folder is not None:
-        file = folder.path / f"{point}.safetensors"
+    run.precision = "fp32"  # devices compute in it; bf16 is for training
+    size = encoding.size(run.model, run.masks, values, target.traced, notes)
+    file = None if folder is None else folder.path / f"{point}.safetensors"
+    with tempfile.TemporaryDirectory() as aside:
+        path = file or Path(aside) / "network.safetensors"
         if ranks()[0] == 0:
-            save(file, run.model, run.masks, values=values)
-            load(file, run.model)
+            save(path, run.model, run.masks, values=values, example=target.traced, budget=record.get("budget"))
+            load(path, run.model)
     return Arrival(
         recipe=recipe,
         budget=record.get("budget", "none"),
         cost=record.get("cost", 0.0),
         sparsity=run.masks.sparsity,
         alive=run.masks.alive,
-        bytes=encoding.size(run.model, run.masks, values),
+        bytes=size,
         validation=record["validation"],
         test=run.evaluate("test"),
         steps=record["trained"],
         file=None if file is None else str(file),
+        achieved=record.get("achieved", {}),
     )
 
 
@@ -291,6 +356,7 @@ def _result(
     control: tuple[Arrival, ...],
     folder: store.RunFolder | None,
     config: dict[str, Any],
+    notes: tuple[str, ...],
 ) -> Result:
     """Gather what the journal tells."""
     scan = next((r for r in run.journal if "curve" in r and r["step"] == "Search"), {"curve": [], "cliff": None})
@@ -314,5 +380,6 @@ def _result(
         selected_on=run.chooses_on,
         folder=None if folder is None else str(folder.path),
         config=config,
+        notes=notes,
         journal=run.journal,
     )

@@ -201,8 +201,11 @@ def test_tiny_fit_prints_journey_and_paths_and_is_kept(there: Path):
 
 
 def test_budgets_by_default_and_several():
-    assert [str(b) for b in budgets(None, None)] == ["8KiB"]
-    assert [str(b) for b in budgets(None, "16KiB, 32KiB")] == ["16KiB", "32KiB"]
+    assert [str(b) for b in budgets(None, None) or ()] == ["8KiB"]
+    assert budgets(None, None, "rp2040") is None
+    assert [str(b) for b in budgets(None, "16KiB, 32KiB") or ()] == ["16KiB", "32KiB"]
+    assert [str(b) for b in budgets(None, "16KiB, 1ms; 32KiB") or ()] == ["16KiB, 1ms", "32KiB"]
+    assert [str(b) for b in budgets("16KiB, 1ms", None) or ()] == ["16KiB, 1ms"]
     with pytest.raises(BudgetError):
         budgets("", "")
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 import resprout as rs
-from resprout.deploy.encoding import gaps
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to-add-a-method.md"
@@ -47,12 +46,3 @@ def test_readme_opens_with_two_commands_and_its_links_exist():
     )
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page):
         assert (ROOT / link).exists(), link
-
-
-def test_places_in_the_page_of_the_format():
-    rows = re.findall(r"^\| ([\d, ]+) \| `([\d ]+)` \|$", (ROOT / "docs" / "file-format.md").read_text(), re.M)
-    assert len(rows) == 4
-    for alive, codes in rows:
-        mask = torch.zeros(600, dtype=torch.bool)
-        mask[[int(i) for i in alive.split(",")]] = True
-        assert gaps(mask).tolist() == [int(c) for c in codes.split()]

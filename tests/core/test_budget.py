@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import resprout as rs
+from resprout import All, Bytes, Flash, Latency, Macs, Ram
 from resprout.core.budget import Budget, Nonzero, Sparsity
 from resprout.core.granularity import Weight
 from resprout.core.probe import Probe
 from resprout.core.steps import pruned
 from resprout.deploy import encoding
-from resprout.deploy.bytes import Bytes
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.score.magnitude import Magnitude
 
@@ -27,7 +27,15 @@ from resprout.methods.score.magnitude import Magnitude
         ("2mb", Bytes(2_000_000)),
         ("1GiB", Bytes(1 << 30)),
         ("65_536B", Bytes(65536)),
-        ("64KiB flash", Bytes(65536)),
+        ("64KiB flash", Flash(65536)),
+        ("5M macs", Macs(5_000_000)),
+        ("12345 macs", Macs(12345)),
+        ("96KiB ram", Ram(98304)),
+        ("1.5ms", Latency(1500)),
+        ("200 us", Latency(200)),
+        ("0.5s", Latency(500_000)),
+        ("256KiB flash, 64KiB ram, 4ms", All((Flash(262144), Ram(65536), Latency(4000)))),
+        ("64KiB,256KiB flash", All((Bytes(65536), Flash(262144)))),
         ("12k nonzero", Nonzero(12000)),
         ("1.5M weights", Nonzero(1_500_000)),
         ("12345 nonzero", Nonzero(12345)),
@@ -68,9 +76,11 @@ def test_parse(text, want):
         ("1.2.3", "cannot read budget"),
         (".KiB", "cannot read budget"),
         ("12k", "cannot read budget"),
-        ("64KiB RAM", "cannot read budget"),
         ("1e3 nonzero", "cannot read budget"),
         ("98% nonzero", "cannot read budget"),
+        ("16KiB, 32KiB", "limits one thing twice, to 16KiB and to 32KiB"),
+        ("16KiB,,1ms", "empty budget in '16KiB,,1ms'"),
+        ("5 parsecs", "cannot read budget '5 parsecs'"),
         (None, "cannot read budget None"),
         ([0.5], "cannot read budget"),
     ],
@@ -95,8 +105,8 @@ def test_costs_are_those_of_the_masks():
     masks = rs.prune(model, 0.9)
     assert Sparsity(0.9).cost(model, masks) == pytest.approx(0.9)
     assert Nonzero(1).cost(model, masks) == masks.alive == 240
-    assert Bytes(1, "fp32").cost(model, masks) == len(encoding.encode(model, masks, "fp32"))
-    assert Bytes(1).cost(model, masks) == len(encoding.encode(model, masks, "fp16"))
+    assert Bytes(1, "fp32").cost(model, masks) == len(encoding.encode(encoding.archive(model, masks, "fp32")))
+    assert Bytes(1).cost(model, masks) == len(encoding.encode(encoding.archive(model, masks, "fp16")))
     assert Sparsity(0.9).met(0.9)
     assert not Sparsity(0.9).met(0.8999)
     assert Nonzero(240).met(240)
@@ -112,8 +122,8 @@ def test_bytes_are_met_to_the_last_weight(size, values):
     budget, choose = Bytes(size, values), chooser(model)
     masks = budget.keep(model, choose, 0, 2400)
     assert 0 < masks.alive < 2400
-    assert len(encoding.encode(model, masks, values)) <= size
-    assert len(encoding.encode(model, choose(masks.alive + 1), values)) > size
+    assert len(encoding.encode(encoding.archive(model, masks, values))) <= size
+    assert len(encoding.encode(encoding.archive(model, choose(masks.alive + 1), values))) > size
 
 
 def test_a_large_budget_keeps_everything():
@@ -153,3 +163,39 @@ def test_a_budget_that_cannot_be_met_says_how_near_one_gets():
         rs.BudgetError, match=r"budget 0.999 cannot be met: with 20 weights alive the network is still at 0.99"
     ):
         Sparsity(0.999).keep(model, choose, 20, 2400)
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("16KiB,32KiB", ["16KiB", "32KiB"]),
+        ("16KiB; 32KiB", ["16KiB", "32KiB"]),
+        ("256KiB flash, 4ms", ["256KiB flash, 4ms"]),
+        ("16KiB, 1ms; 32KiB, 2ms", ["16KiB, 1ms", "32KiB, 2ms"]),
+        (["16KiB, 1ms", 0.98], ["16KiB, 1ms", "0.98"]),
+        (0.98, ["0.98"]),
+    ],
+)
+def test_several(text, want):
+    assert [str(b) for b in Budget.several(text)] == want
+
+
+@pytest.mark.parametrize(
+    ("text", "match"), [("16KiB, 32KiB, 1ms", "write ';'"), ([], "empty"), ("1KiB;;2KiB", "empty")]
+)
+def test_several_refuses(text, match):
+    with pytest.raises(rs.BudgetError, match=match):
+        Budget.several(text)
+
+
+def test_all_limits_are_met_and_one_of_them_to_the_last_weight():
+    model, choose = net(), chooser(net())
+    for text, binding in (("4KiB, 2000 nonzero", Bytes(4096)), ("100KiB, 777 nonzero, 0.5", Nonzero(777))):
+        budget = Budget.parse(text)
+        assert isinstance(budget, All)
+        masks = budget.keep(model, choose, 0, 2400)
+        assert all(part.met(part.cost(model, masks)) for part in budget.parts)
+        assert not binding.met(binding.cost(model, choose(masks.alive + 1)))
+        assert list(budget.achieved(model, masks)) == text.split(", ")
+    with pytest.raises(rs.BudgetError, match=r"100B: .* bytes are biases"):
+        Budget.parse("100B, 20 nonzero").keep(model, choose, 0, 2400)

@@ -430,3 +430,21 @@ def test_a_failed_step_is_not_in_the_journal_and_changes_nothing(tmp_path):
         assert bits(run) == before
         assert len(run.journal) == 1
         assert (folder.path / "checkpoint.safetensors").read_bytes() == file
+
+
+def test_what_drifts_is_settled_and_what_is_far_off_is_refused():
+    """A file of integers changes its size while weights are trained; `Arrive` brings it back, both ways."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(36, 200), nn.ReLU(), nn.Linear(200, 3))
+    run = Run(wide, task())
+    run.do(Mark("dense"))
+    run.do(Prune(0.5, Magnitude(), Global()))
+    size = int(rs.Bytes(1, "int8").cost(run.model, run.masks))
+    for off, sign in ((-size // 50, -1), (size // 25, 1)):
+        alive, budget = run.masks.alive, rs.Bytes(size + off, "int8")
+        record = run.do(Arrive(budget))
+        assert 0.99 * (size + off) <= record["cost"] == budget.cost(run.model, run.masks) <= size + off
+        assert (run.masks.alive - alive) * sign > 0
+        assert record["settled"] == run.masks.alive - alive
+    with pytest.raises(rs.BudgetError, match="asked for 100B, and the network takes"):
+        run.do(Arrive(rs.Bytes(100, "int8")))

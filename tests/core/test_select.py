@@ -173,3 +173,46 @@ def test_greedy_pays_the_settled_first():
     scores = {"A": torch.tensor([4.0, 3.0]), "B": torch.tensor([1.9, 1.0])}
     among = Masks({"A": torch.tensor([False, True]), "B": torch.tensor([True, True])})
     assert dict(greedy(scores, {"A": 1.0, "B": 1.0}, 2.0, among, {"A": 1, "B": 0})) == {"A": 2, "B": 0}
+
+
+def paid(scores, prices, allowance):
+    """The definition: rank by score per price, stably, and buy from the top until the next one is too dear."""
+    names = [(n, i) for n, s in scores.items() for i in range(s.numel())]
+    worth = torch.cat([s.reshape(-1) / prices[n] for n, s in scores.items()])
+    masks = {n: torch.zeros(s.numel(), dtype=torch.bool) for n, s in scores.items()}
+    spent = 0.0
+    for j in worth.argsort(descending=True, stable=True).tolist():
+        n, i = names[j]
+        spent += prices[n]
+        if spent > allowance + 1e-6:
+            break
+        masks[n][i] = True
+    return Masks({n: m.view(scores[n].shape) for n, m in masks.items()})
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, 0.75, 1.0, 3.0]), max_size=10), min_size=2, max_size=4),
+    st.data(),
+)
+def test_greedy_with_prices_is_the_definition(rows, data):
+    scores = {str(i): torch.tensor(r) for i, r in enumerate(rows)}
+    prices = {n: data.draw(st.sampled_from([1.0, 2.0, 8.0, 0.25])) for n in scores}
+    allowance = data.draw(st.floats(0, sum(prices[n] * s.numel() for n, s in scores.items())))
+    assert greedy(scores, prices, allowance).chosen == paid(scores, prices, allowance)
+
+
+@pytest.mark.parametrize("levels", [None, 2])
+def test_greedy_with_prices_on_many_chunks(levels, monkeypatch):
+    monkeypatch.setattr(select, "CHUNK", 1 << 10)
+    monkeypatch.setattr(select, "SAMPLE", 1 << 8)
+    scores = {n: t.abs() for n, t in tensors(levels=levels, sizes=((6_000,), (77, 13), (3_001,))).items()}
+    prices = {"0": 1.0, "1": 64.0, "2": 3.5}
+    for allowance in (0.5, 40.0, 3_000.0, 60_000.0, 1e9):
+        assert greedy(scores, prices, allowance).chosen == paid(scores, prices, allowance)
+
+
+def test_order_is_the_power_that_prices_divide():
+    scores, prices = {"A": torch.tensor([3.0]), "B": torch.tensor([2.0])}, {"A": 2.0, "B": 1.0}
+    assert dict(greedy(scores, prices, 2.0, order=1)) == {"A": 0, "B": 1}  # 1.5 and 2 per price
+    assert dict(greedy(scores, prices, 2.0, order=2)) == {"A": 1, "B": 0}  # 4.5 and 4

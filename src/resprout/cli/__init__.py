@@ -1,4 +1,4 @@
-"""The command line: `resprout fit | prune | regrow | inspect | report | list | show`.
+"""The command line: `resprout fit | prune | regrow | export | bench | inspect | report | list | show`.
 
 One file per command; flags that a library function has too are made from its signature (`flags.py`).
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .catalogue import listing, show
 from .edit import prune, regrow
+from .export import export
 from .fit import fit
 from .inspect_ import inspect
 from .report import report
@@ -25,6 +27,8 @@ for name, command in {
     "fit": fit,
     "prune": prune,
     "regrow": regrow,
+    "export": export,
+    "bench": bench,
     "inspect": inspect,
     "report": report,
     "list": listing,

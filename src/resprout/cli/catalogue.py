@@ -13,6 +13,7 @@ from rich.table import Table
 from .. import catalog
 from ..catalog import Card
 from ..core.errors import nearest
+from ..deploy.devices import devices
 from .flags import console, plain_errors
 
 EXAMPLES = {
@@ -73,13 +74,30 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def profiles() -> Table:
+    """Return the table of device profiles."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("device", "core", "MHz", "flash", "RAM", "source"):
+        table.add_column(column, no_wrap=column != "source", style="bold" if column == "device" else None)
+    for d in devices().values():
+        sizes = ("no limit" if size is None else f"{size // 1024:,} KiB" for size in (d.flash, d.ram))
+        table.add_row(d.name, d.core, f"{d.clock / 1e6:g}" if d.clock else "", *sizes, d.source)
+    return table
+
+
 @plain_errors
 def listing(
+    what: Annotated[str | None, typer.Argument(help='"devices" for the device profiles; default the methods.')] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON: name, kind, key, fidelity, citation.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As the page docs/methods.md.")] = False,
     kind: Annotated[str | None, typer.Option(help="Only this kind: score, allocate, fill, ...")] = None,
 ) -> None:
-    """List every method, by kind."""
+    """List every method, by kind, or the devices."""
+    if what not in (None, "methods", "devices"):
+        raise nearest(what, ("devices", "methods"), "list")
+    if what == "devices":
+        console().print(profiles())
+        return
     cards = chosen(kind)
     if as_json:
         typer.echo(json.dumps([facts(card) for card in cards], indent=1, ensure_ascii=False))

@@ -22,7 +22,7 @@ Model = Annotated[str, typer.Option(help="Network, by the name of its function i
 TaskName = Annotated[str | None, typer.Option("--task", help="Task, for scores that look at data.")]
 Data = Annotated[Path | None, typer.Option(help="Folder of the task's data.")]
 Out = Annotated[Path, typer.Option(help="File to write.")]
-Values = Annotated[str, typer.Option(help="Type of the values in the file: fp32 or fp16.")]
+Values = Annotated[str, typer.Option(help="Type of the values in the file: fp32, fp16, int8 or int4.")]
 BATCHES = 8
 
 

@@ -26,10 +26,23 @@ from .journey import Journey
 
 USUAL = {"digits": {"epochs": 40.0, "dense_epochs": 20.0}}  # where small data make short epochs
 SMALL = 200_000  # weights under which a second thread costs more than it brings
-TAKEN = ("recipe", "epochs", "dense_epochs", "control", "curve", "seed", "out", "precision")
+TAKEN = (
+    "device",
+    "table",
+    "values",
+    "recipe",
+    "epochs",
+    "dense_epochs",
+    "control",
+    "curve",
+    "seed",
+    "out",
+    "precision",
+)
 
 
 NOTES = {
+    "device": "Device whose flash and RAM are limits, by its name in `resprout list devices`.",
     "epochs": "Training of the recipe in epochs; default its own (digits: 40).",
     "dense_epochs": "Train the dense network first; default 0 with --weights, 20 without.",
     "out": "Folder of the run folders.",
@@ -44,15 +57,23 @@ def fit(
     weights: Annotated[Path | None, typer.Option(help="safetensors with its trained weights.")] = None,
     task: Annotated[str, typer.Option(help="Task: digits, cifar10.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
-    budget: Annotated[str | None, typer.Option(help='"8KiB", "12k nonzero", or a sparsity such as 0.98.')] = None,
-    frontier: Annotated[str | None, typer.Option(help='Several budgets in one walk: "16KiB,32KiB,64KiB".')] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help='"8KiB", "12k nonzero", "5M macs", "256KiB flash", "96KiB ram", "1.5ms", a sparsity such as 0.98, or '
+            'limits of several kinds with commas: "256KiB flash, 4ms".'
+        ),
+    ] = None,
+    frontier: Annotated[
+        str | None, typer.Option(help='Several budgets in one walk: "16KiB,32KiB", or "16KiB, 1ms; 32KiB, 2ms".')
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of PyTorch; default all, and 1 for small networks.", min=1)
     ] = None,
     **given: Any,
 ) -> None:
     """Cut a network past its cliff and regrow it to a budget; resumes where it was stopped."""
-    wanted = budgets(budget, frontier)
+    wanted = budgets(budget, frontier, given["device"])
     given["recipe"] = find.method("recipe", given["recipe"])
     given = usual(task, weights is not None, given)
     with processes() as rank:
@@ -63,10 +84,12 @@ def fit(
         known = find.task(task, data, model)
         if rank == 0:
             count = sum(p.numel() for p in network.parameters())
-            page.print(f"[bold]{model}[/] ({count:,} parameters) on {task}, to {', '.join(map(str, wanted))}")
+            where = f" on {given['device']}" if given["device"] else ""
+            asked = "; ".join(map(str, wanted)) if wanted else f"what {given['device']} has"
+            page.print(f"[bold]{model}[/] ({count:,} parameters) on {task}, to {asked}{where if wanted else ''}")
         try:
             with Journey(page, rank != 0) as journey:
-                result = library_fit(network, known, list(wanted), report=journey, **given)
+                result = library_fit(network, known, wanted, report=journey, **given)
         except KeyboardInterrupt:
             if rank == 0:
                 page.print(
@@ -88,20 +111,19 @@ def usual(task: str, trained: bool, given: dict[str, Any]) -> dict[str, Any]:
     return given | {"dense_epochs": dense, "epochs": epochs}
 
 
-def budgets(budget: str | None, frontier: str | None) -> list[Budget]:
-    """Return what is asked for, by default the demo's 8KiB.
+def budgets(budget: str | None, frontier: str | None, device: str | None = None) -> list[Budget] | None:
+    """Return what is asked for: by default the demo's 8KiB, or None for all that a device has.
 
     Raises:
         BudgetError: both are given, or one cannot be read.
     """
     if budget is not None and frontier is not None:
         raise BudgetError("give --budget or --frontier, not both")
-    words = [w.strip() for w in (frontier or budget or "8KiB").split(",")]
-    if frontier is None and len(words) > 1:
-        raise BudgetError(f"--budget takes one budget, got {budget!r}; several go to --frontier")
-    if not all(words):
-        raise BudgetError(f"there is an empty budget in {frontier!r}")
-    return [Budget.parse(w) for w in words]
+    if frontier is not None:
+        return Budget.several(frontier)
+    if budget is None:
+        return [Budget.parse("8KiB")] if device is None else None
+    return [Budget.parse(budget)]
 
 
 def device() -> torch.device:
@@ -134,10 +156,11 @@ def summary(page: Console, result: Result) -> None:
         table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
 
     def row(label: str, a: Arrival, style: str = "") -> None:
-        asked = a.budget if a.budget and a is not result.dense else ""
-        achieved = Budget.parse(asked).text(a.cost) if asked else ""
+        limits = list(a.achieved.items()) or [("", "")]
         cells = (f"{a.alive:,}", f"{100 * a.sparsity:.2f} %", f"{a.bytes:,} B", f"{100 * a.validation:.2f} %")
-        table.add_row(label, asked, achieved, *cells, f"{100 * a.test:.2f} %", style=style)
+        table.add_row(label, *limits[0], *cells, f"{100 * a.test:.2f} %", style=style)
+        for limit in limits[1:]:
+            table.add_row("", *limit, style=style)
 
     row("dense", result.dense)
     for arrival in result.control:
@@ -150,6 +173,8 @@ def summary(page: Console, result: Result) -> None:
     if result.cliff is not None:
         stump = f", stump at {100 * result.stump:.2f} %" if result.stump is not None else ""
         page.print(f"cliff at {100 * result.cliff:.2f} % sparsity{stump}")
+    for note in result.notes:
+        page.print(f"note: {note}", markup=False)
     if result.selected_on == "test":
         page.print("choices were made on TEST data (paper_protocol): these accuracies are no estimate for unseen data")
     for arrival in result.frontier:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from .. import models
 from ..core.store import read_safetensors
 from ..deploy import encoding
+from ..deploy.file import load
+from ..deploy.program import Program
 from .flags import console, plain_errors
 
 
@@ -22,47 +25,65 @@ def inspect(
     file: Annotated[
         Path, typer.Argument(help="A file of `resprout fit`, `prune`, `regrow` or `save`, or any safetensors.")
     ],
-    model: Annotated[str | None, typer.Option(help="Its network: names the tensors, and checks that it fits.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its network: checks that it fits.")] = None,
 ) -> None:
-    """Show what a saved file holds: metadata, counts, bytes."""
+    """Show what a saved file holds: weights, bytes, distance to the entropy bound, program, metadata."""
     meta, tensors = read_safetensors(file)
+    ours = meta.get("format") == encoding.FORMAT
+    archive = encoding.read(file) if ours else None
+    if ours and model is not None:
+        load(file, models.build(model))  # raises where it does not fit
     console().print(f"{file}  {file.stat().st_size:,} bytes", style="bold", markup=False)
-    if meta.get("format") == encoding.FORMAT:
-        _ours(file, model)
-    else:
+    if archive is None:
         _any(meta, tensors)
+    else:
+        _ours(archive, {n: len(t) for n, t in tensors.items()}, file.stat().st_size)
 
 
-def _ours(file: Path, model: str | None) -> None:
-    meta, tensors = encoding.read(file)
-    page, counts = console(), json.loads(meta["counts"])
-    page.print(
-        f"format {meta['format']}, values {meta['values']}, layout {meta['layout']}, checksum sound", markup=False
-    )
-    if "provenance" in meta:
-        page.print(f"provenance {meta['provenance']}", markup=False)
-    table = _table("tensor", "size", "alive", "sparsity", "bytes of places", "bytes of values")
-    width = tensors["values"].element_size()
-    shapes: dict[str, tuple[int, ...]] = {}
-    if model is not None:
-        network = models.build(model)
-        encoding.decode(file, network)  # raises where it does not fit
-        which = json.loads(meta["which"])
-        shapes = {n: tuple(t.shape) for i, (n, t) in enumerate(network.state_dict().items()) if i in which}
-    names = list(shapes) or [f"tensor {i}" for i in range(len(counts))]
-    for name, (codes, alive) in zip(names, counts, strict=True):
-        size = torch.Size(shapes[name]).numel() if name in shapes else 0
-        sparsity = f"{100 * (1 - alive / size):.2f} %" if size else ""
-        table.add_row(name, f"{size:,}" if size else "", f"{alive:,}", sparsity, f"{codes:,}", f"{alive * width:,}")
+def _ours(archive: encoding.Archive, lengths: dict[str, int], size: int) -> None:
+    page = console()
+    for key, value in sorted(archive.metadata.items()):
+        page.print(f"{key}: {value}", markup=False)
+    page.print("every checksum sound")
+    packed = {n: encoding.pack(s) for n, s in archive.weights.items()}  # our writer's streams, which are these
+    table = _table("weight", "shape", "alive", "sparsity", "bits/gap", "bound", "places", "values", "scales")
+    for name, weight in archive.weights.items():
+        places, values, scales = packed[name].places.size, packed[name].values.size, packed[name].scales
+        bits = [f"{8 * b / max(weight.alive, 1):.2f}" for b in (places, weight.entropy)]
+        counts = [f"{b:,}" for b in (places, values, scales.size if scales else 0)]
+        sparsity = f"{100 * (1 - weight.alive / max(weight.size, 1)):.2f} %"
+        table.add_row(name, _by(weight.shape), f"{weight.alive:,}", sparsity, *bits, *counts)
     page.print(table)
-    parts = {n: t.numel() * t.element_size() for n, t in tensors.items()}
-    header = file.stat().st_size - sum(parts.values())
+    total, alive = sum(w.size for w in archive.weights.values()), sum(w.alive for w in archive.weights.values())
+    streams = sum(p.size for p in packed.values())
+    page.print(f"{alive:,} weights alive of {total:,} ({100 * (1 - alive / max(total, 1)):.2f} % sparse)")
     page.print(
-        f"{sum(a for _, a in counts):,} weights alive: places {parts['places']:,} bytes, values {parts['values']:,} bytes"
+        f"weights {streams:,} bytes, rest (biases, norms, statistics) {lengths['rest']:,}, index {lengths['index']:,}, "
+        f"header and checksums {size - streams - lengths['rest'] - lengths['index']:,}"
     )
-    page.print(f"rest (biases, norms, statistics) {parts['rest']:,} bytes, header {header:,} bytes")
-    if model is None:
-        page.print("--model NAME names the tensors and gives their sparsity")
+    width = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}[archive.values]
+    bound = sum(w.entropy for w in archive.weights.values()) + alive * width / 8
+    dense = 4 * (total + sum(t.numel() for t in archive.rest.values()))
+    page.print(
+        f"entropy of the places and {width} bits a weight: {bound:,.0f} bytes; the file is {size / max(bound, 1):.3f} times "
+        f"that, and {dense / size:.1f} times smaller than its tensors in dense float32"
+    )
+    if archive.program is not None:
+        _program(archive, archive.program)
+
+
+def _program(archive: encoding.Archive, program: Program) -> None:
+    """What the network computes, and how many multiply-adds are left of it."""
+    page, macs = console(), program.macs()
+    kinds = ", ".join(f"{count} {name}" for name, count in Counter(op.name for op in program.ops).items())
+    uses = [(archive.ties.get(n, n), m) for n, m in macs.items()]
+    counts = {n: (t.numel(), t.numel()) for n, t in archive.rest.items()}
+    counts |= {n: (s.size, s.alive) for n, s in archive.weights.items()}
+    dense, sparse = (sum(m * counts[n][i] for n, m in uses) for i in (0, 1))
+    page.print(f"program: {_by(program.input)} -> {_by(program.output)}, {len(program.ops)} operations: {kinds}")
+    page.print(
+        f"multiply-adds per sample: {dense:,} dense, {sparse:,} of weights alive; {len(archive.folds)} norms folded"
+    )
 
 
 def _any(meta: dict[str, str], tensors: dict[str, Tensor]) -> None:
@@ -74,9 +95,13 @@ def _any(meta: dict[str, str], tensors: dict[str, Tensor]) -> None:
     for name, t in tensors.items():
         alive = int(torch.count_nonzero(t))
         sparsity = f"{100 * (1 - alive / max(t.numel(), 1)):.2f} %"
-        table.add_row(name, "x".join(map(str, t.shape)), str(t.dtype).removeprefix("torch."), f"{alive:,}", sparsity)
+        table.add_row(name, _by(tuple(t.shape)), str(t.dtype).removeprefix("torch."), f"{alive:,}", sparsity)
     page.print(table)
-    page.print(f"{len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers")
+    page.print(f"{len(tensors)} tensors, {sum(math.prod(t.shape) for t in tensors.values()):,} numbers")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _table(first: str, *others: str) -> Table:

@@ -17,6 +17,10 @@ class CheckpointError(ResproutError):
     """A file or run folder that is damaged, foreign, or in use by another process."""
 
 
+class TraceError(ResproutError):
+    """A model that no device program can stand for; the message names the operation and what is supported."""
+
+
 class LayerDied(UserWarning):
     """A tensor lost its last weight, so nothing passes through it any more."""
 

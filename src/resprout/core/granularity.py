@@ -5,6 +5,7 @@ A granularity turns scores and an exact count into masks; blocks, channels, head
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from . import select
 from .errors import ResproutError, check_sparsity
-from .kinds import Allocation, Scores
+from .kinds import Allocation, Scores, Wishes
 from .masks import Masks
+
+TRIES = 6  # allowances until about the right number of weights is bought
 
 
 class Granularity(ABC):
@@ -27,6 +30,7 @@ class Granularity(ABC):
         allocate: Allocation,
         floor: int = 0,
         ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
     ) -> Masks:
         """Return masks with exactly `keep` weights alive: the settled ones and the best of those that compete.
 
@@ -36,6 +40,7 @@ class Granularity(ABC):
             allocate: how many of them each tensor gets.
             floor: weights that each tensor keeps at least (all it has, if it has fewer).
             ceiling: the highest density of a tensor, in [0, 1]; what is settled stays.
+            prices: what one weight of each tensor costs; default the same.
 
         Raises:
             ResproutError: a count that the bounds or the granularity exclude.
@@ -53,13 +58,14 @@ class Weight(Granularity):
         allocate: Allocation,
         floor: int = 0,
         ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
     ) -> Masks:
         """See `Granularity.choose`."""
         settled, upper = scores.bounds
         lower = {n: min(max(settled[n], floor), upper[n]) for n in scores}
         check_sparsity(ceiling, "ceiling")
         upper = {n: max(lower[n], min(upper[n], int(ceiling * size))) for n, size in scores.sizes.items()}
-        wishes = allocate(scores, dict.fromkeys(scores, 1.0), float(keep))
+        wishes = _wishes(scores, keep, allocate, prices)
         counts = select.apportion(wishes, keep, lower, upper)
         chosen = getattr(wishes, "chosen", None)
         if chosen is None or any(chosen.counts[n] != counts[n] - settled[n] for n in scores):
@@ -69,6 +75,24 @@ class Weight(Granularity):
                 picks |= select.top({name: score}, counts[name] - settled[name], among)
             chosen = Masks(picks)
         return chosen if scores.settled is None else scores.settled | chosen
+
+
+def _wishes(scores: Scores, keep: int, allocate: Allocation, prices: Mapping[str, float] | None) -> Wishes:
+    """Let an allocation spend what about `keep` weights cost, by trying allowances; the rest is `apportion`'s."""
+    if prices is None or len(set(prices.values())) == 1:
+        return allocate(scores, dict.fromkeys(scores, 1.0), float(keep))
+    settled, upper = scores.bounds
+    room = {n: upper[n] - settled[n] for n in scores}
+    paid, fresh = sum(prices[n] * k for n, k in settled.items()), keep - sum(settled.values())
+    spent = sum(prices[n] * k for n, k in room.items()) * fresh / max(1, sum(room.values()))
+    wishes = allocate(scores, prices, paid + spent)
+    for _ in range(TRIES):
+        got = sum(wishes.values()) - sum(settled.values())
+        if abs(got - fresh) <= 0.001 * fresh or got <= 0:
+            break
+        spent *= fresh / got
+        wishes = allocate(scores, prices, paid + spent)
+    return wishes
 
 
 @dataclass(frozen=True)
@@ -89,6 +113,7 @@ class NM(Granularity):
         allocate: Allocation,
         floor: int = 0,
         ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
     ) -> Masks:
         """See `Granularity.choose`."""
         exact = sum(scores.sizes.values()) * self.n // self.m

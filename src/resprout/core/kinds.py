@@ -35,7 +35,13 @@ class Method(ABC):
 
 
 class Score(Method):
-    """What each weight is worth: higher is kept, or comes back first. Finite; the order is all that matters."""
+    """What each weight is worth: higher is kept, or comes back first. Finite; the order is all that matters.
+
+    Where weights have different prices, their worth is the score to the power of `order`: 2 for a magnitude, whose square
+    is what the layer loses.
+    """
+
+    order: ClassVar[int] = 1
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Mapping[str, select.Score]:
@@ -52,6 +58,7 @@ class Scores(Mapping[str, select.Score]):
     tensors: Mapping[str, select.Score]
     among: Masks | None = None
     settled: Masks | None = None
+    order: int = 1
 
     def __getitem__(self, name: str) -> select.Score:
         return self.tensors[name]

@@ -26,6 +26,8 @@ Tensors = dict[str, Tensor]
 def first_tensor(batch: Any) -> Tensor:
     """Return the first tensor of a batch (nested in tuples, lists and mappings): by convention the inputs."""
     while not isinstance(batch, Tensor):
+        if isinstance(batch, str):
+            raise TypeError(f"{batch!r} holds no tensor")  # a string's first element is a string, for ever
         batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
     return batch
 

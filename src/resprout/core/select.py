@@ -165,50 +165,70 @@ def _reducer(streams: list[_Stream]) -> Reduce:
     return reduce
 
 
-def _kth(
-    pieces: Callable[[], Iterator[Tensor]], rank: int, low: int, high: int, reduce: Reduce
-) -> tuple[int, int, int]:
-    """Find the `rank`-th largest integer (1-based) in [low, high] by radix counts.
+def _threshold(
+    pieces: Callable[[], Iterator[tuple[int, Tensor]]],
+    price: Tensor,
+    allowance: float,
+    low: int,
+    high: int,
+    reduce: Reduce,
+) -> tuple[int, Tensor, Tensor]:
+    """Find by radix counts the integer in [low, high] at which `allowance` runs out, paying from the largest down.
+
+    Args:
+        pieces: gives (number of the tensor, integers), in any order.
+        price: of one weight of each tensor, float64.
+        allowance: what may be spent.
+        low, high: where the integer is.
+        reduce: adds up what the ranks count.
 
     Returns:
-        the integer, how many are larger, and how many equal it.
+        the integer, and for each tensor how many are larger and how many equal it.
     """
-    larger = 0
+    larger = torch.zeros(len(price), dtype=torch.int64)
     while True:
         width = -(-(high - low + 1) // BINS)
-        counts = torch.zeros(BINS, dtype=torch.int64)
-        for keys in pieces():
+        counts = torch.zeros(len(price), BINS, dtype=torch.int64)
+        for i, keys in pieces():
             keys = keys.long()
             inside = keys[(keys >= low) & (keys <= high)]
-            counts += torch.bincount((inside - low) // width, minlength=BINS).cpu()
-        counts = reduce(counts)
-        from_top = counts.flip(0).cumsum(0)
-        b = int(torch.searchsorted(from_top, rank - larger))
+            counts[i] += torch.bincount((inside - low) // width, minlength=BINS).cpu()
+        counts = reduce(
+            counts
+        )  # whole numbers of each tensor: money is counted afterwards, so every rank gets the same
+        from_top = (price @ counts.double()).flip(0).cumsum(0)
+        b = min(int(torch.searchsorted(from_top, _up_to(allowance) - float(price @ larger.double()))), BINS - 1)
         here = BINS - 1 - b
-        larger += int(from_top[b] - counts[here])
+        larger += counts[:, here + 1 :].sum(1)
         low, high = low + here * width, min(high, low + (here + 1) * width - 1)
         if width == 1:
-            return low, larger, int(counts[here])
+            return low, larger, counts[:, here]
 
 
-def _bracket(streams: list[_Stream], keep: int, total: int, reduce: Reduce) -> tuple[int, int]:
-    """Two keys that almost surely enclose the `keep`-th largest score, from a strided sample."""
+def _up_to(allowance: float) -> float:
+    """A little less, so that sums of prices that only rounding tells from it count as it."""
+    return allowance - 1e-9 * abs(allowance)
+
+
+def _bracket(streams: list[_Stream], price: Tensor, share: float, reduce: Reduce) -> tuple[int, int]:
+    """Two keys that almost surely enclose the one at which `share` of all the money is spent, from a strided sample."""
+    total = int(reduce(torch.tensor([sum(s.candidates for s in streams)]))[0])
     if total <= SAMPLE:
         return _MIN, _MAX
     stride = max(1, total // SAMPLE) | 1
-    counts = torch.zeros(1 << 16, dtype=torch.int64)
-    for s in streams:
-        counts += torch.bincount((_keys(s.sample(stride)).long() >> 16) + (1 << 15), minlength=1 << 16).cpu()
-    from_top = reduce(counts).flip(0).cumsum(0)
-    n = int(from_top[-1])
-    share = keep / total * n
-    margin = 4 * math.sqrt(share * max(0.0, 1 - share / max(n, 1))) + 4 if stride > 1 else 0
+    costs = torch.zeros(1 << 16, dtype=torch.float64)
+    for s, p in zip(streams, price, strict=True):
+        costs += p * torch.bincount((_keys(s.sample(stride)).long() >> 16) + (1 << 15), minlength=1 << 16).cpu()
+    from_top = reduce(costs).flip(0).cumsum(0)
+    n, dearest = float(from_top[-1]), float(price.max())
+    spent = share * n
+    margin = 4 * math.sqrt(dearest * spent * max(0.0, 1 - share)) + 4 * dearest if stride > 1 else 0
     top_bin, low_bin = (
-        (1 << 16) - 1 - int(torch.searchsorted(from_top, max(1, rank)).clamp(max=(1 << 16) - 1))
-        for rank in (math.floor(share - margin), math.ceil(share + margin))
+        (1 << 16) - 1 - int(torch.searchsorted(from_top, max(float(price.min()), cost)).clamp(max=(1 << 16) - 1))
+        for cost in (spent - margin, spent + margin)
     )
-    low = _MIN if share + margin >= n else (low_bin - (1 << 15)) << 16
-    high = _MAX if share - margin < 1 else ((top_bin - (1 << 15) + 1) << 16) - 1
+    low = _MIN if spent + margin >= n else (low_bin - (1 << 15)) << 16
+    high = _MAX if spent - margin < dearest else ((top_bin - (1 << 15) + 1) << 16) - 1
     return max(low, _MIN), min(high, _MAX)
 
 
@@ -260,25 +280,34 @@ def _places(mask: Tensor) -> Tensor:
     return near[mask[near]]
 
 
-def _tie_limits(
-    streams: list[_Stream], ties: Callable[[int], Iterator[Tensor]], need: int, reduce: Reduce
+def _limits(
+    streams: list[_Stream], ties: Callable[[int], Iterator[Tensor]], found: list[int], taken: list[int], reduce: Reduce
 ) -> list[int]:
-    """For each tensor the last position up to which a tie is kept: earlier tensors first."""
-    counts = reduce(torch.tensor([sum(map(len, ties(i))) for i in range(len(streams))])).tolist()
+    """For each tensor the last position up to which a tie is kept, if `taken` of the `found` ones are."""
     limits = []
-    for i, (s, count) in enumerate(zip(streams, counts, strict=True)):
-        if need >= count:
+    for i, (s, count, take) in enumerate(zip(streams, found, taken, strict=True)):
+        if take >= count:
             limits.append(_EVERYWHERE)
-        elif need == 0:
+        elif take == 0:
             limits.append(-1)
         else:
 
-            def pieces(i: int = i, s: _Stream = s) -> Iterator[Tensor]:
-                return (-s.positions(flat) for flat in ties(i))
+            def pieces(i: int = i, s: _Stream = s) -> Iterator[tuple[int, Tensor]]:
+                return ((0, -s.positions(flat)) for flat in ties(i))
 
-            limits.append(-_kth(pieces, need, -s.like.numel(), 0, reduce)[0])
-        need = max(0, need - count)
+            limits.append(-_threshold(pieces, torch.ones(1).double(), take, -s.like.numel(), 0, reduce)[0])
     return limits
+
+
+def _pay(price: Tensor, ties: Tensor, left: float) -> list[int]:
+    """How many of each tensor's ties `left` pays for: earlier tensors first, and none after the first unpaid one."""
+    taken = [0] * len(ties)
+    for i, (p, count) in enumerate(zip(price.tolist(), ties.tolist(), strict=True)):
+        taken[i] = max(0, min(count, int(left / p + 1e-6)))
+        left -= p * taken[i]
+        if taken[i] < count:
+            break
+    return taken
 
 
 @torch.no_grad()
@@ -294,39 +323,48 @@ def top(scores: Mapping[str, Score], keep: int, among: Masks | None = None) -> M
         ResproutError: a NaN or infinite score, or fewer candidates than `keep`.
     """
     streams = [_Stream(n, s, None if among is None else among[n]) for n, s in scores.items()]
-    reduce = _reducer(streams)
-    total = int(reduce(torch.tensor([sum(s.candidates for s in streams)]))[0])
+    total = int(_reducer(streams)(torch.tensor([sum(s.candidates for s in streams)]))[0])
     if not 0 <= keep <= total:
         raise ResproutError(f"cannot keep {keep:,} of {total:,} candidates")
-    if keep == 0:
+    return _best(streams, torch.ones(len(streams), dtype=torch.float64), keep)
+
+
+def _best(streams: list[_Stream], price: Tensor, allowance: float) -> Masks:
+    """Mark the largest scores for as long as `allowance` pays for them, `price` for one of each tensor."""
+    reduce = _reducer(streams)
+    everything = float(price @ reduce(torch.tensor([s.candidates for s in streams])).double())
+    allowance = min(allowance, everything)
+    if allowance < float(price.min() if len(price) else 1) * (1 - 1e-6):
         return Masks({s.name: s.wrap(torch.zeros(s.size, dtype=torch.bool, device=s.flat[0].device)) for s in streams})
-    low, high = _bracket(streams, keep, total, reduce)
+    low, high = _bracket(streams, price, allowance / everything, reduce)
     sweeps = [_Sweep(torch.empty(s.size, dtype=torch.bool, device=s.flat[0].device)) for s in streams]
     cap = max(SAMPLE * 4, sum(s.size for s in streams) // 16)
     for s, sweep in zip(streams, sweeps, strict=True):
         sweep.run(s, _value(low), _value(high), cap)
         cap = -1 if sweep.crowded else cap - sweep.count
-    facts = [sum(w.above for w in sweeps), sum(w.count for w in sweeps), sum(w.crowded for w in sweeps)]
-    above, inside, crowded = reduce(torch.tensor(facts)).tolist()  # so that every rank takes the same way
-    again = bool(crowded) or not above < keep <= above + inside
-    if not above < keep <= above + inside:  # the sample misled: look everywhere
-        low, high, above = _MIN, _MAX, 0
+    facts = [[w.above for w in sweeps], [w.count for w in sweeps], [w.crowded for w in sweeps]]
+    above, inside, crowded = reduce(torch.tensor(facts, dtype=torch.int64))  # so that every rank takes the same way
+    held = float(price @ above.double()) < _up_to(allowance) <= float(price @ (above + inside).double())
+    again = bool(crowded.any()) or not held
+    if not held:  # the sample misled: look everywhere
+        low, high, above = _MIN, _MAX, torch.zeros_like(above)
 
     def scores_of(i: int) -> Iterator[tuple[int | Tensor, Tensor]]:
         return streams[i].chunks() if again else iter(sweeps[i].inside)
 
-    def keys() -> Iterator[Tensor]:
-        return (_keys(x) for i in range(len(streams)) for _, x in scores_of(i))
+    def keys() -> Iterator[tuple[int, Tensor]]:
+        return ((i, _keys(x)) for i in range(len(streams)) for _, x in scores_of(i))
 
-    key, larger, ties = _kth(keys, keep - above, low, high, reduce)
-    t, need = _value(key), keep - above - larger
+    left = allowance - float(price @ above.double())
+    key, larger, ties = _threshold(keys, price, left, low, high, reduce)
+    t, taken = _value(key), _pay(price, ties, left - float(price @ larger.double()))
 
     def tied(i: int) -> Iterator[Tensor]:
         for where, x in scores_of(i):
             flat = torch.nonzero(x == t).flatten()
             yield flat + where if isinstance(where, int) else where[flat]
 
-    limits = [_EVERYWHERE] * len(streams) if need == ties else _tie_limits(streams, tied, need, reduce)
+    limits = _limits(streams, tied, ties.tolist(), taken, reduce)
     for i, (s, sweep) in enumerate(zip(streams, sweeps, strict=True)):
         for where, x in scores_of(i):
             if isinstance(where, int):
@@ -352,8 +390,9 @@ def greedy(
     allowance: float,
     among: Masks | None = None,
     settled: Mapping[str, int] | None = None,
+    order: int = 1,
 ) -> Picks:
-    """Rank all competing weights together by score per price, and take the best that `allowance` pays for.
+    """Rank all competing weights together by score ** order per price, and take the best that `allowance` pays for.
 
     Returns:
         name -> weights alive: the settled ones, which are paid first, and those taken.
@@ -363,23 +402,21 @@ def greedy(
     if len(set(prices.values())) == 1:
         candidates = sum(s.numel() for s in scores.values()) if among is None else among.alive
         keep = min(int(left / next(iter(prices.values())) + 1e-6), candidates)
+        chosen = top(scores, max(0, keep), among)
     else:
-        worth = {n: Elementwise(lambda x, p=prices[n]: x.float() / p, (dense(s),)) for n, s in scores.items()}
-        scores, keep = worth, _affordable(worth, prices, left, among)
-    chosen = top(scores, max(0, keep), among)
+        worth = {n: _per(s, order, prices[n]) for n, s in scores.items()}
+        streams = [_Stream(n, s, None if among is None else among[n]) for n, s in worth.items()]
+        chosen = _best(streams, torch.tensor([prices[n] for n in scores], dtype=torch.float64), max(0.0, left))
     picks = Picks({n: settled[n] + k for n, k in chosen.counts.items()})
     picks.chosen = chosen
     return picks
 
 
-def _affordable(scores: Mapping[str, Score], prices: Mapping[str, float], left: float, among: Masks | None) -> int:
-    """How many of the best-ranked weights `left` pays for, by bisection over counts."""
-    low, high = 0, sum(s.numel() for s in scores.values()) if among is None else among.alive
-    while low < high:
-        middle = (low + high + 1) // 2
-        cost = sum(prices[n] * k for n, k in top(scores, middle, among).counts.items())
-        low, high = (middle, high) if cost <= left else (low, middle - 1)
-    return low
+def _per(score: Score, order: int, price: float) -> Elementwise:
+    """A power of a score per price."""
+    if isinstance(score, Elementwise):
+        return Elementwise(lambda *pieces: score.fn(*pieces).float().pow_(order).div_(price), score.sources)
+    return Elementwise(lambda x: x.float().pow(order).div_(price), (score,))
 
 
 def level(

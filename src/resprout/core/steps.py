@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn, optim
 
-from .budget import Budget
+from .budget import NEAR, Budget
 from .errors import BudgetError, ResproutError, check_finite, check_sparsity
 from .granularity import Granularity, Weight
 from .hold import hold
@@ -17,6 +18,9 @@ from .kinds import Allocation, Fill, Rule, Schedule, Score, Scores, Searcher, St
 from .masks import Masks, keep_count
 from .probe import Probe, first_tensor, take, to_device
 from .run import Run, load_optimizer, mix, ranks
+from .select import Elementwise, Picks, greedy
+
+DRIFT = 0.1  # a network this near to its budget is settled on it; one that is further off has not been led there
 
 
 def pruned(
@@ -39,7 +43,7 @@ def pruned(
             f"cannot prune to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use regrow"
         )
     among = None if masks.alive == masks.total else masks
-    return granularity.choose(Scores(score(probe), among), keep, allocate, floor, ceiling)
+    return granularity.choose(Scores(score(probe), among, order=score.order), keep, allocate, floor, ceiling)
 
 
 def regrown(
@@ -61,7 +65,28 @@ def regrown(
         raise ResproutError(
             f"cannot regrow to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use prune"
         )
-    return granularity.choose(Scores(score(probe), ~masks, masks), keep, allocate, floor, ceiling)
+    return granularity.choose(Scores(score(probe), ~masks, masks, score.order), keep, allocate, floor, ceiling)
+
+
+def chooser(
+    probe: Probe, score: Score, allocate: Allocation, floor: int = 0, prices: Mapping[str, float] | None = None
+) -> Callable[[int], Masks]:
+    """Return what `Budget.keep` searches with: weights alive -> masks, cut from those of now or grown on them.
+
+    Scores are taken once; a `floor` holds for cuts.
+    """
+    masks = probe.masks
+    among = None if masks.alive == masks.total else masks
+
+    @functools.cache
+    def scores(grow: bool) -> Scores:
+        return Scores(score(probe), ~masks if grow else among, masks if grow else None, score.order)
+
+    def choose(keep: int) -> Masks:
+        grow = keep > masks.alive
+        return Weight().choose(scores(grow), keep, allocate, 0 if grow else floor, prices=prices)
+
+    return choose
 
 
 @dataclass(frozen=True)
@@ -118,15 +143,10 @@ class Meet(Step):
         Raises:
             BudgetError: the budget cannot be met; the message says how near one gets.
         """
-        probe, total = run.probe(), run.masks.total
-
-        def choose(keep: int) -> Masks:
-            if keep <= run.masks.alive:
-                return pruned(probe, keep, self.score, self.allocate, Weight(), self.floor)
-            return regrown(probe, keep, self.score, self.allocate, Weight())
-
+        prices = self.budget.prices(run.model, run.masks)
+        choose = chooser(run.probe(), self.score, self.allocate, self.floor, prices)
         least = sum(min(self.floor, size) for size in run.masks.sizes.values())
-        masks = self.budget.keep(run.model, choose, least, total)
+        masks = self.budget.keep(run.model, choose, least, run.masks.total)
         facts = {"keep": masks.alive, "asked": str(self.budget)}
         facts["cost"] = self.budget.cost(run.model, masks)
         return facts if self.try_only else facts | run.set_masks(masks, self.fill)
@@ -134,18 +154,77 @@ class Meet(Step):
 
 @dataclass(frozen=True)
 class Arrive(Step):
-    """The network keeps `budget`: note its cost and validation accuracy, and keep it as a point."""
+    """The network keeps `budget`: settle it there, note its cost and validation accuracy, and keep it as a point."""
 
     budget: Budget
 
     def __call__(self, run: Run) -> dict[str, Any]:
-        """Check, measure, and mark."""
-        cost = self.budget.cost(run.model, run.masks)
+        """Settle, measure, and mark.
+
+        Raises:
+            BudgetError: the network is over the budget, and not by a little.
+        """
+        alive = run.masks.alive
+        cost = settle(run, self.budget)
+        achieved = self.budget.achieved(run.model, run.masks)
         if not self.budget.met(cost):
-            raise BudgetError(f"asked for {self.budget}, and the network takes {self.budget.text(cost)}")
-        point = f"budget-{self.budget}".replace(" ", "-")
+            raise BudgetError(f"asked for {self.budget}, and the network takes {', '.join(achieved.values())}")
+        point = f"budget-{self.budget}".replace(", ", "+").replace(" ", "-")
         run.mark(point)
-        return {"budget": str(self.budget), "cost": cost, "validation": run.evaluate(), "point": point}
+        facts = {"budget": str(self.budget), "cost": cost, "achieved": achieved, "point": point}
+        return facts | {"settled": run.masks.alive - alive, "validation": run.evaluate()}
+
+
+def settle(run: Run, budget: Budget) -> float:
+    """Bring a network near its budget onto it, and return the cost as measured.
+
+    Training moves what depends on the values of weights (the bytes of a file of integers) or is measured. What is over
+    is taken from the weights with the least share of their tensor's squares; what is under by more than `NEAR` says goes
+    to the dead weights that had the largest in the dense network, with their values there.
+    """
+    for _ in range(4):
+        cost, old = budget.measured(run.model, run.masks), run.masks
+        share, met = budget.share(cost), budget.met(cost)
+        off = not met or (share < NEAR and old.alive < old.total and run.anchor is not None)
+        if not off or abs(share - 1) > DRIFT:
+            return cost
+        _approach(run, budget, grow=met)
+        if run.masks == old:
+            return cost
+    return budget.measured(run.model, run.masks)
+
+
+def _approach(run: Run, budget: Budget, grow: bool) -> None:
+    """Regrow to the most weights that the budget allows, or cut to them and leave each layer one at least."""
+    old, source = run.masks, run.anchor if grow and run.anchor is not None else run.weights()
+    values = {n: source[n].detach() for n in old}
+    scores = Scores({n: _squares(w) for n, w in values.items()}, ~old if grow else old, old if grow else None)
+    prices, floor = budget.prices(run.model, old), 0 if grow else 1
+    low, high = (old.alive, old.total) if grow else (sum(map(bool, old.counts.values())), old.alive)
+    with torch.no_grad():  # what grows costs what its value takes
+        for name, weight in run.weights().items():
+            weight.copy_(torch.where(old[name], weight, values[name]))
+
+    def choose(keep: int) -> Masks:
+        return Weight().choose(scores, keep, _Ranked(), floor, prices=prices)
+
+    run.set_masks(budget.keep(run.model, choose, low, high), values=values)
+
+
+def _squares(weight: torch.Tensor) -> Elementwise:
+    """Each weight's share of the squares of its tensor."""
+    total = max(float(weight.square().sum()), 1e-30)
+    return Elementwise(lambda w: w.square() / total, (weight,))
+
+
+class _Ranked(Allocation):
+    """The best weights per price, wherever they are."""
+
+    fidelity = "identity-checked"
+
+    def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> Picks:
+        settled = None if scores.settled is None else scores.settled.counts
+        return greedy(scores, prices, allowance, scores.among, settled)
 
 
 @dataclass(frozen=True)

@@ -21,4 +21,4 @@ class Global(Allocation):
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> select.Picks:
         """Return how many of each tensor's weights are among the best."""
         settled = None if scores.settled is None else scores.settled.counts
-        return select.greedy(scores, prices, allowance, scores.among, settled)
+        return select.greedy(scores, prices, allowance, scores.among, settled, scores.order)

@@ -4,26 +4,34 @@ from torch import Tensor
 
 from ...core import select
 from ...core.budget import Budget
-from ...core.granularity import Weight
 from ...core.kinds import Allocation, Score
 from ...core.masks import Masks
 from ...core.run import Run
-from ...core.steps import pruned
+from ...core.steps import chooser
+
+CLOSE = 0.997  # of a budget's limit: nearer, a correction is not worth a move
+LATE = 0.9  # the part of training after which weights no longer move far
 
 
-def cut(run: Run, keep: int, score: Score, allocate: Allocation, floor: int, budget: Budget | None = None) -> None:
-    """Prune to `keep` weights, or with a `budget` to the most that it allows."""
-    probe = run.probe()
-
-    def choose(keep: int) -> Masks:
-        return pruned(probe, keep, score, allocate, Weight(), floor)
-
-    alive = run.masks.alive
-    if budget is None:
+def cut(
+    run: Run, keep: int | None, score: Score, allocate: Allocation, floor: int, budget: Budget | None = None
+) -> None:
+    """Prune to `keep` weights, at the prices of `budget`; or (None) to the most that it allows."""
+    prices = None if budget is None else budget.prices(run.model, run.masks)
+    choose, alive = chooser(run.probe(), score, allocate, floor, prices), run.masks.alive
+    if keep is not None:
         run.set_masks(choose(min(keep, alive)))
-    else:
+    elif budget is not None:
         least = sum(min(floor, count) for count in run.masks.counts.values())
         run.set_masks(budget.keep(run.model, choose, least, alive))
+
+
+def drifted(run: Run, budget: Budget | None) -> bool:
+    """Whether training has moved the cost of the network, as measured now, away from the budget's limit."""
+    if budget is None:
+        return False
+    cost = budget.measured(run.model, run.masks)
+    return not budget.met(cost) or budget.share(cost) < CLOSE
 
 
 def swap(run: Run, drop: Score, grow: Score, fraction: float) -> None:

@@ -13,7 +13,7 @@ from ...core.masks import keep_count
 from ...core.run import Run
 from ..allocate.lamp import Lamp
 from ..score.magnitude import Magnitude
-from ._move import cut
+from ._move import LATE, cut, drifted
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Gradual(Rule):
         last = min(round(self.until * steps), steps - 1)
         if step < last and step % self.every == 0:
             keep = keep_count(self.schedule(step / last), run.masks.total)
-            cut(run, keep, self.score, self.allocate, self.floor)
-        elif step == last:
-            keep = keep_count(self.schedule(1.0), run.masks.total)
             cut(run, keep, self.score, self.allocate, self.floor, self.budget)
+        elif step == last:
+            keep = keep_count(self.schedule(1.0), run.masks.total) if self.budget is None else None
+            cut(run, keep, self.score, self.allocate, self.floor, self.budget)
+        elif step == round(LATE * steps) and drifted(run, self.budget):
+            cut(run, None, self.score, self.allocate, self.floor, self.budget)

@@ -10,18 +10,17 @@ from typing import ClassVar
 import torch
 
 from ...core.budget import Budget
-from ...core.granularity import Weight
 from ...core.kinds import Allocation, Fidelity, Rule, Score
 from ...core.masks import Masks
 from ...core.run import Run
-from ...core.steps import regrown
+from ...core.steps import chooser
 from ..allocate.global_ import Global
 from ..allocate.lamp import Lamp
 from ..schedule.cubic import Cubic
 from ..score.expected_gain import ExpectedGain
 from ..score.magnitude import Magnitude
 from ._evidence import gather, remember, witness
-from ._move import cut
+from ._move import LATE, cut, drifted
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,15 @@ class Sprout(Rule):
     def after_backward(self, run: Run, step: int, steps: int) -> None:
         """Gather evidence, then cut or wake, if it is time."""
         down, up = round(self.down * steps), min(round(self.up * steps), steps - 1)
+        if step == round(LATE * steps) > up and drifted(run, self.budget):
+            self._wake(run, 1.0, last=True)
         if step > up:
             return
         gather(run, self.memory)
         if down and step <= down and (step % self.every == 0 or step == down):
             share = Cubic(1.0, self.stump * self.keep / run.masks.total)(step / down)
             remember(run)
-            cut(run, round(share * run.masks.total), self.cut_score, self.allocate, self.floor)
+            cut(run, round(share * run.masks.total), self.cut_score, self.allocate, self.floor, self.budget)
         if step == down:
             run.slots["stump"] = torch.tensor(run.masks.alive)
         if step == up or (step > down and (step - down) % self.every == 0):
@@ -69,14 +70,19 @@ class Sprout(Rule):
 
     def _wake(self, run: Run, t: float, last: bool) -> None:
         """Regrow to the share `t` of the way from the stump to the target; the last time to the budget's limit."""
-        probe = witness(run)
-
-        def choose(keep: int) -> Masks:
-            return regrown(probe, keep, self.score, self.regrow, Weight())
-
+        probe, alive = witness(run), run.masks.alive
+        prices = None if self.budget is None else self.budget.prices(run.model, run.masks)
+        grow = chooser(probe, self.score, self.regrow, 0, prices)
         if last and self.budget is not None:
-            masks = self.budget.keep(run.model, choose, run.masks.alive, run.masks.total)
+            shrink = chooser(run.probe(), self.cut_score, self.allocate, self.floor, prices)
+            met = self.budget.met(self.budget.cost(run.model, run.masks))  # or training has moved it past the limit
+            least = alive if met else sum(min(self.floor, count) for count in run.masks.counts.values())
+
+            def choose(keep: int) -> Masks:
+                return grow(keep) if keep >= alive else shrink(keep)
+
+            masks = self.budget.keep(run.model, choose, least, run.masks.total)
         else:
             stump = int(run.slots["stump"])
-            masks = choose(max(run.masks.alive, round(stump + t * (self.keep - stump))))
+            masks = grow(max(alive, round(stump + t * (self.keep - stump))))
         run.set_masks(masks, values=probe.anchor())

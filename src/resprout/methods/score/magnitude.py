@@ -18,6 +18,7 @@ from ...core.select import Elementwise
 class Magnitude(Score):
     """|w|; read where it is needed, never stored."""
 
+    order: ClassVar[int] = 2
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, probe: Probe) -> dict[str, Elementwise]:

@@ -1,10 +1,11 @@
 """One-way against bidirectional on a real network, at equal training steps.
 
-ResNet-20 on CIFAR-10, pretrained, to a given sparsity; a recipe may have arguments, as in "one_way(until=0.4)".
-Every cell (recipe, seed) is one `resprout.fit` in its own process on one thread, resumable. Test data is read once per
-cell, at its end. Writes mean and spread to benchmarks/results/.
+ResNet-20 on CIFAR-10, pretrained, to one or several budgets; a recipe may have arguments, as in "one_way(until=0.4)".
+Every cell (budget, recipe, seed) is one `resprout.fit` in its own process on one thread, resumable. Test data is read
+once per cell, at its end. Writes mean and spread to benchmarks/results/.
 
-    python benchmarks/resnet20_98.py --data ../shared/data --epochs 8 --seeds 2 --jobs 2
+    python benchmarks/resnet20.py --data ../shared/data --budgets 0.98 --epochs 8 --seeds 4
+    python benchmarks/resnet20.py --data ../shared/data --budgets 16KiB 32KiB --values int8 --epochs 8 --seeds 2
 """
 
 import argparse
@@ -37,15 +38,17 @@ def cell(args: argparse.Namespace) -> None:
         if event == "train" and time.monotonic() - told[0] > 20:
             told[0] = time.monotonic()
             print(
-                f"{args.recipe} seed {args.seed}: {facts['step']}/{facts['steps']} {facts['loss']:.3f}", file=sys.stderr
+                f"{args.budget} {args.recipe} seed {args.seed}: {facts['step']}/{facts['steps']} {facts['loss']:.3f}",
+                file=sys.stderr,
             )
 
     result = rs.fit(
-        network, task, args.sparsity, recipe=find.method("recipe", args.recipe), epochs=args.epochs, seed=args.seed, out=args.out,
-        curve=False, report=report,
+        network, task, args.budget, recipe=find.method("recipe", args.recipe), epochs=args.epochs, seed=args.seed,
+        out=args.out, curve=False, values=args.values, report=report,
     )  # fmt: skip
     arrival = dataclasses.asdict(result.frontier[-1]) | {
         "arm": args.recipe,
+        "asked": args.budget,
         "seed": args.seed,
         "dense_test": result.dense.test,
     }
@@ -58,7 +61,8 @@ def main() -> None:
     """Run all cells and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder with cifar10/ and cifar10-resnet/")
-    parser.add_argument("--sparsity", type=float, default=0.98)
+    parser.add_argument("--budgets", nargs="+", default=["0.98"])
+    parser.add_argument("--values", default="fp16", help="how the file stores weights: fp32, fp16, int8 or int4")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
@@ -66,20 +70,21 @@ def main() -> None:
     parser.add_argument("--out", default="runs")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--results", default="benchmarks/results/resnet20_98.json")
+    parser.add_argument("--budget", help=argparse.SUPPRESS)
     parser.add_argument("--recipe", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.recipe:
         cell(args)
         return
-    waiting = [(r, s) for s in range(args.seeds) for r in args.recipes]
-    running: dict[tuple[str, int], subprocess.Popen] = {}
+    waiting = [(b, r, s) for s in range(args.seeds) for b in args.budgets for r in args.recipes]
+    running: dict[tuple[str, str, int], subprocess.Popen] = {}
     rows = []
     while waiting or running:
         while waiting and len(running) < args.jobs:
-            recipe, seed = job = waiting.pop(0)
-            command = [sys.executable, __file__, "--recipe", recipe, "--seed", str(seed)]
-            for name in ("data", "sparsity", "epochs", "threads", "out"):
+            budget, recipe, seed = job = waiting.pop(0)
+            command = [sys.executable, __file__, "--budget", budget, "--recipe", recipe, "--seed", str(seed)]
+            for name in ("data", "values", "epochs", "threads", "out"):
                 command += [f"--{name}", str(getattr(args, name))]
             running[job] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for job, process in list(running.items()):
@@ -92,16 +97,16 @@ def main() -> None:
                 del running[job]
         time.sleep(1)
     table = []
-    for recipe in args.recipes:
-        row: dict[str, float | str] = {"recipe": recipe, "seeds": args.seeds}
+    for budget, recipe in ((b, r) for b in args.budgets for r in args.recipes):
+        row: dict[str, float | str] = {"budget": budget, "recipe": recipe, "seeds": args.seeds}
         for split in ("validation", "test"):
-            found = [r[split] for r in rows if r["arm"] == recipe]
+            found = [r[split] for r in rows if r["arm"] == recipe and r["asked"] == budget]
             row |= {
                 f"{split}_mean": statistics.mean(found),
                 f"{split}_sd": statistics.stdev(found) if len(found) > 1 else 0.0,
             }
         table.append(row)
-        print(f"{recipe:24} test {100 * row['test_mean']:.2f} ± {100 * row['test_sd']:.2f} %")
+        print(f"{budget:8} {recipe:24} test {100 * row['test_mean']:.2f} ± {100 * row['test_sd']:.2f} %")
     facts = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
@@ -109,7 +114,8 @@ def main() -> None:
     }
     facts |= {
         "epochs": args.epochs,
-        "sparsity": args.sparsity,
+        "budgets": args.budgets,
+        "values": args.values,
         "table": table,
         "cells": sorted(rows, key=lambda r: r["seed"]),
     }
