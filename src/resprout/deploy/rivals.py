@@ -82,7 +82,7 @@ def onnx_runtime(file: Path, x: Floats, threads: int) -> Call:
 def openvino(file: Path, x: Floats, threads: int) -> Call:
     """OpenVINO for latency, held to float32, with or without its decompression of sparse weights, whichever is faster."""
     try:
-        import openvino as ov
+        import openvino as ov  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ResproutError("OpenVINO is not installed: pip install openvino") from error
     core = ov.Core()
