@@ -14,8 +14,9 @@ from torch import nn
 import resprout as rs
 from resprout.core.errors import ResproutError
 from resprout.deploy import interpret
-from resprout.deploy.program import Conv, Flatten, Linear, Pool, Program
-from resprout.deploy.runtime import Runtime, build, native
+from resprout.deploy.program import Add, Conv, Flatten, Linear, Pool, Program
+from resprout.deploy.runtime import Runtime, _Chain, build, native
+from resprout.deploy.runtime.batch import best_cut, cuts, halves
 from resprout.models import build as model_of
 
 SETS = [isa for isa in build.SETS if native.library().rs_lanes(isa.encode())]
@@ -232,3 +233,38 @@ def test_layers_tell_what_became_of_them():
     assert conv.variant
     assert conv.microseconds > 0
     assert "add" not in layers  # every addition is taken in by a convolution
+
+
+def test_programs_are_cut_where_one_value_lives():
+    convs = [Conv(inputs=(i,), weight=f"w{i}", channels=3, kernel=(3, 3), padding=(1, 1)) for i in range(3)]
+    program = Program((3, 8, 8), (*convs, Add(inputs=(1, 3)), Flatten(inputs=(4,))))
+    assert cuts(program) == [1, 4]  # between the first convolution and the addition, its result waits
+    x, tensors = torch.randn(2, 3, 8, 8), random_tensors(program)
+    for cut in cuts(program):
+        head, tail = halves(program, cut)
+        between = interpret.run(head, tensors, x)
+        assert torch.equal(interpret.run(tail, tensors, between), interpret.run(program, tensors, x))
+    alone, beside = {0: 1.0, 1: 2.0, 2: 2.0, 3: 1.0, 4: 1.0}, {0: 5.0, 1: 1.0, 2: 1.0, 3: 1.0, 4: 1.0}
+    assert best_cut(program, alone, beside) == 1
+    assert best_cut(program, alone, dict.fromkeys(alone, 9.0)) == 5
+    assert best_cut(program, alone, dict.fromkeys(alone, 0.0)) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_large_batches_in_two_halves_and_on_threads(threads):
+    model = settled(model_of("digits_cnn"))
+    rs.prune(model, 0.9)
+    x = torch.randn(101, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    runtime = Runtime.of(model, x[:1], threads)
+    wanted = model(x).detach().numpy()
+    assert np.abs(runtime(x) - wanted).max() < 1e-4
+    runtime._batch = []
+    runtime._fastest = lambda _: split(runtime)  # whatever is fastest here: in two halves it must be right as well
+    assert np.abs(runtime(x) - wanted).max() < 1e-4
+    assert len(runtime._batch) == threads
+
+
+def split(runtime):
+    head, tail = halves(runtime.program, 3)
+    between = np.empty((runtime._lanes, *head.output), np.float32)
+    return _Chain((runtime._made(head, False, 1), runtime._made(tail, True, 1)), between)

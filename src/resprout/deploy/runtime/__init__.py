@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import itertools
 import os
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_char
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from .. import encoding, interpret
 from ..program import Program
 from ..trace import trace
 from . import build, native
+from .batch import best_cut, halves
 from .lower import Lowered, lower
 
 TRIALS = 1.0  # seconds to spend on trials of kernels, for a network with its first input and for its first large batch
@@ -82,8 +86,9 @@ class Runtime:
         self.threads, self.trials = threads, trials
         self.isa = _isa(isa)
         self._lock = threading.Lock()
-        self._nets: dict[bool, _Net] = {}
-        self._many_pays: bool | None = None
+        self._nets: dict[tuple[bool, int], _Net] = {}
+        self._batch: list[_Chain] = []  # for large batches, one for each thread
+        self._workers = ThreadPoolExecutor(threads) if threads > 1 else None
         self._input, self._output = self.program.input, self.program.output
         if self.isa != "torch":
             self._lanes = native.library().rs_lanes(self.isa.encode())
@@ -110,10 +115,10 @@ class Runtime:
             return interpret.run(self.program, self._tensors, torch.tensor(x)).numpy()
         y = np.empty((len(x), *self._output), np.float32)
         with self._lock:
-            many = 0
-            if len(x) >= self._lanes and self._pays(x[: self._lanes]):
-                many = len(x) // self._lanes * self._lanes
-                self._net(True).run(x[:many], y[:many])
+            groups = len(x) // self._lanes
+            many = groups * self._lanes if groups >= self.threads else 0
+            if many:
+                self._spread(x, y, groups)
             if many < len(x):
                 self._net(False).run(x[many:], y[many:])
         return y
@@ -121,7 +126,7 @@ class Runtime:
     @property
     def ram(self) -> int:
         """Bytes of activations and scratch that are really used (of all forms that have been needed so far)."""
-        return sum(net.bytes for net in self._nets.values())
+        return sum(net.bytes for net in {*self._nets.values(), *(net for chain in self._batch for net in chain.nets)})
 
     def layers(self, runs: int = 0, batch: bool = False) -> list[Layer]:
         """Return what every operation became, measured `runs` times each (0: not at all).
@@ -146,31 +151,75 @@ class Runtime:
             raise ResproutError(f"x must hold real numbers, got {x.dtype}")
         return np.ascontiguousarray(x, np.float32)
 
-    def _net(self, many: bool) -> _Net:
-        if many not in self._nets:
-            self._nets[many] = _Net(lower(self.program, self._tensors), self.isa, many, self.threads, self.trials)
-        return self._nets[many]
+    def _net(self, many: bool, threads: int | None = None) -> _Net:
+        key = (many, threads or self.threads)
+        if key not in self._nets:
+            self._nets[key] = self._made(self.program, *key)
+        return self._nets[key]
 
-    def _pays(self, x: NDArray[np.float32]) -> bool:
-        """Whether images in lanes are faster than one after the other, by trial."""
-        if self._many_pays is None:
-            y = np.empty((len(x), *self._output), np.float32)
+    def _made(self, program: Program, many: bool, threads: int) -> _Net:
+        return _Net(lower(program, self._tensors), self.isa, many, threads, self.trials)
 
-            def took(net: _Net) -> float:
-                times = []
-                for _ in range(7):
-                    began = time.perf_counter()
-                    net.run(x, y)
-                    times.append(time.perf_counter() - began)
-                return min(times)
+    def _spread(self, x: NDArray[np.float32], y: NDArray[np.float32], groups: int) -> None:
+        """Run so many groups of images, each thread its share of them."""
+        if not self._batch:
+            fastest = self._fastest(x[: self._lanes])
+            self._batch = [fastest, *(fastest.twin() for _ in range(1, self.threads))]
+        ends = [groups * i // self.threads * self._lanes for i in range(self.threads + 1)]
+        shares = [slice(a, b) for a, b in itertools.pairwise(ends)]
+        if self._workers is None:
+            self._batch[0].run(x[shares[0]], y[shares[0]])
+        else:
+            list(self._workers.map(lambda chain, own: chain.run(x[own], y[own]), self._batch, shares))
 
-            try:
-                many = self._net(True)
-            except ResproutError:  # so many images at once do not fit into the memory
-                self._many_pays = False
-            else:
-                self._many_pays = self.trials <= 0 or took(many) < took(self._net(False))
-        return self._many_pays
+    def _fastest(self, x: NDArray[np.float32]) -> _Chain:
+        """The fastest way for as many images as there are lanes, by trial: one by one, side by side, or first so, then so."""
+        alone = self._net(False, 1)
+        try:
+            beside = self._net(True, 1)
+        except ResproutError:  # so many images at once do not fit into the memory
+            return _Chain((alone,))
+        if self.trials <= 0:
+            return _Chain((beside,))
+        ways = [_Chain((alone,)), _Chain((beside,))]
+        cut = best_cut(self.program, alone.times(5), beside.times(5))
+        if 0 < cut < len(self.program.ops):
+            head, tail = halves(self.program, cut)
+            between = np.empty((self._lanes, *head.output), np.float32)
+            ways.append(_Chain((self._made(head, False, 1), self._made(tail, True, 1)), between))
+        y = np.empty((len(x), *self._output), np.float32)
+
+        def took(way: _Chain) -> float:
+            times = []
+            for _ in range(7):
+                began = time.perf_counter()
+                way.run(x, y)
+                times.append(time.perf_counter() - began)
+            return min(times)
+
+        return min(ways, key=took)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    """One net, or two with a buffer between them."""
+
+    nets: tuple[_Net, ...]
+    between: NDArray[np.float32] | None = None
+
+    def twin(self) -> _Chain:
+        """The same for another thread."""
+        between = None if self.between is None else np.empty_like(self.between)
+        return _Chain(tuple(net.twin() for net in self.nets), between)
+
+    def run(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        if self.between is None:
+            self.nets[0].run(x, y)
+            return
+        step = len(self.between)
+        for i in range(0, len(x), step):
+            self.nets[0].run(x[i : i + step], self.between)
+            self.nets[1].run(self.between, y[i : i + step])
 
 
 class _Net:
@@ -197,6 +246,15 @@ class _Net:
         if not self._net:
             raise ResproutError(f"the runtime cannot make this network: {why.value.decode()}")
         self._lanes = self._lib.rs_lanes(isa.encode()) if many else 1
+        self._of: _Net | None = None
+
+    def twin(self) -> _Net:
+        """The same with buffers of its own, for another thread."""
+        twin = copy.copy(self)
+        twin._net, twin._of = self._lib.rs_net_twin(self._net), self  # the original must outlive it
+        if not twin._net:
+            raise ResproutError("out of memory: use fewer threads")
+        return twin
 
     def __del__(self) -> None:
         if getattr(self, "_net", None):
@@ -208,6 +266,13 @@ class _Net:
 
     def run(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
         self._lib.rs_net_run(self._net, _start(x), _start(y), len(x))
+
+    def times(self, runs: int) -> dict[int, float]:
+        """Microseconds for one image of each of the program's operations, by their number."""
+        found: dict[int, float] = {}
+        for op, layer in zip(self._lowered.ops, self.layers(runs), strict=True):
+            found[op.out - 1] = found.get(op.out - 1, 0.0) + layer.microseconds
+        return found
 
     def layers(self, runs: int) -> list[Layer]:
         found = []

@@ -67,6 +67,7 @@ def library() -> ctypes.CDLL:
     lib.rs_net_new.argtypes = (
         c_char_p, c_int, c_int, c_double, c_int, c_void_p, c_int, POINTER(Op), c_char_p, c_size_t,
     )  # fmt: skip
+    lib.rs_net_twin.argtypes, lib.rs_net_twin.restype = (c_void_p,), c_void_p
     lib.rs_net_free.argtypes, lib.rs_net_free.restype = (c_void_p,), None
     lib.rs_net_run.argtypes, lib.rs_net_run.restype = (c_void_p, c_void_p, c_void_p, c_int64), None
     lib.rs_net_bytes.argtypes, lib.rs_net_bytes.restype = (c_void_p,), c_size_t

@@ -32,10 +32,17 @@ struct rs_net {
     step *step;
     float **buffer, *scratch;
     rs_shape *buffer_shape;
-    size_t bytes;
-    const float *x;
-    float *y;
+    size_t bytes, scratch_bytes;
+    const rs_net *of; /* a twin's original, which owns everything but the team, the buffers and the scratch */
 };
+
+static float *zeroed(size_t bytes)
+{
+    float *p = aligned_alloc(64, bytes);
+    return p ? memset(p, 0, bytes) : NULL;
+}
+
+static size_t buffer_bytes(const rs_shape *s) { return (sizeof(float) * rs_shape_floats(s) + 63) / 64 * 64; }
 
 static const rs_kernels *find(const char *isa, rs_op_run **run)
 {
@@ -206,16 +213,14 @@ static int place_values(rs_net *net)
         while (b < net->buffers && !(free_from[b] <= i && same(&net->buffer_shape[b], s)))
             b++;
         if (b == net->buffers) {
-            size_t bytes = (sizeof(float) * rs_shape_floats(s) + 63) / 64 * 64;
-            net->buffer[b] = aligned_alloc(64, bytes);
+            net->buffer[b] = zeroed(buffer_bytes(s));
             if (!net->buffer[b]) {
                 free(free_from);
                 return 0;
             }
-            memset(net->buffer[b], 0, bytes);
             net->buffer_shape[b] = *s;
             net->buffers++;
-            net->bytes += bytes;
+            net->bytes += buffer_bytes(s);
         }
         net->value[v].buffer = b;
         free_from[b] = (net->value[v].last > i ? net->value[v].last : i) + 1;
@@ -244,11 +249,9 @@ static int pack_steps(rs_net *net, double seconds)
         }
         s->parts = s->op.kind != RS_SOFTMAX && work >= WORTH_A_SECOND_THREAD ? net->threads : 1;
     }
-    size_t bytes = (sizeof(float) * (scratch + 64) + 63) / 64 * 64;
-    net->bytes += bytes;
-    net->scratch = aligned_alloc(64, bytes);
-    if (net->scratch)
-        memset(net->scratch, 0, bytes);
+    net->scratch_bytes = (sizeof(float) * (scratch + 64) + 63) / 64 * 64;
+    net->bytes += net->scratch_bytes;
+    net->scratch = zeroed(net->scratch_bytes);
     return net->scratch != NULL;
 }
 
@@ -296,17 +299,40 @@ rs_net *rs_net_new(const char *isa, int many, int threads, double seconds, int v
     return net;
 }
 
+rs_net *rs_net_twin(const rs_net *net)
+{
+    rs_net *twin = net->threads == 1 ? malloc(sizeof *twin) : NULL;
+    if (!twin)
+        return NULL;
+    *twin = *net;
+    twin->of = net, twin->buffers = 0;
+    twin->buffer = calloc((size_t)net->values, sizeof *twin->buffer);
+    twin->scratch = zeroed(net->scratch_bytes);
+    twin->team = rs_team_new(1, pass, twin);
+    int ok = twin->buffer && twin->scratch && twin->team;
+    for (; ok && twin->buffers < net->buffers; twin->buffers += ok)
+        ok = (twin->buffer[twin->buffers] = zeroed(buffer_bytes(&net->buffer_shape[twin->buffers]))) != NULL;
+    if (ok)
+        return twin;
+    rs_net_free(twin);
+    return NULL;
+}
+
 void rs_net_free(rs_net *net)
 {
     if (!net)
         return;
     rs_team_free(net->team);
-    for (int i = 0; net->step && i < net->steps; i++)
-        if (net->step[i].conv)
-            net->kernels->free(net->step[i].conv);
     for (int b = 0; b < net->buffers; b++)
         free(net->buffer[b]);
-    free(net->scratch), free(net->buffer), free(net->buffer_shape), free(net->value), free(net->step), free(net);
+    free(net->scratch), free(net->buffer);
+    if (!net->of) {
+        for (int i = 0; net->step && i < net->steps; i++)
+            if (net->step[i].conv)
+                net->kernels->free(net->step[i].conv);
+        free(net->buffer_shape), free(net->value), free(net->step);
+    }
+    free(net);
 }
 
 size_t rs_net_bytes(const rs_net *net) { return net->bytes; }

@@ -22,6 +22,9 @@ RS_PUBLIC rs_net *rs_net_new(const char *isa, int many, int threads, double seco
                    const rs_op *list, char *why, size_t room);
 RS_PUBLIC void rs_net_free(rs_net *net);
 
+/* The same network of one thread with buffers of its own, to be run beside it; freed before it. NULL: out of memory. */
+RS_PUBLIC rs_net *rs_net_twin(const rs_net *net);
+
 /* x: images after each other, channels, rows, columns; y: likewise. With lanes, `images` is a multiple of them. Not for two threads at once. */
 RS_PUBLIC void rs_net_run(rs_net *net, const float *x, float *y, int64_t images);
 
