@@ -29,6 +29,7 @@ from torch import nn
 
 import resprout as rs
 from resprout.deploy import encoding
+from resprout.deploy.timing import processor
 from resprout.deploy.trace import Traced, trace
 from resprout.models import build
 from resprout.tasks.cifar10 import cifar10
@@ -131,11 +132,6 @@ def accuracies(args: argparse.Namespace) -> list[dict[str, Any]]:
             rows.append({"sparsity": round(masks.sparsity, 4), **row, "accuracy": accuracy(again, task)})
             print(rows[-1], flush=True)
     return rows
-
-
-def processor() -> str:
-    rows = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((r.partition(":")[2].strip() for r in rows if r.startswith("model name")), platform.processor())
 
 
 def main() -> None:

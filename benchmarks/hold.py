@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import resprout as rs
+from resprout.deploy.timing import processor
 from resprout.models import build
 
 SPARSITY = 0.98
@@ -30,12 +31,8 @@ SPARSITY = 0.98
 
 def machine() -> dict[str, object]:
     """What these figures were measured on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),

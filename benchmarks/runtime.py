@@ -30,6 +30,8 @@ import _pages
 import numpy as np
 from _engines import EngineError, Worker
 
+from resprout.deploy.timing import processor
+
 DENSE = ("eager", "compile", "onnxruntime", "openvino")
 ENGINES = ("ours", *DENSE, "deepsparse")
 TURN = 0.03  # seconds that an engine's turn should last
@@ -38,10 +40,8 @@ ROUNDS = (7, 60)  # at least, at most
 
 def machine() -> dict[str, object]:
     """What these figures were measured on."""
-    rows = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((r.partition(":")[2].strip() for r in rows if r.startswith("model name")), platform.processor())
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from resprout.core.select import Elementwise, greedy, top
+from resprout.deploy.timing import processor
 from resprout.models import build
 
 
@@ -115,11 +116,6 @@ def linear(sizes: list[int]) -> list[dict[str, float]]:
         rows.append({"weights": size, "ms": round(1e3 * best, 1), "ns_per_weight": round(1e9 * best / size, 3)})
         print(rows[-1], flush=True)
     return rows
-
-
-def processor() -> str:
-    rows = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((r.partition(":")[2].strip() for r in rows if r.startswith("model name")), platform.processor())
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from ..deploy.encoding import Archive
 from ..deploy.export.onnx import to_onnx
 from ..deploy.program import Program
 from ..deploy.runtime import Runtime
-from .flags import console, plain_errors
+from .flags import columns, console, plain_errors
 from .timing import write_table
 
 OURS = "resprout"
@@ -154,7 +154,7 @@ def _facts(file: Path, archive: Archive, program: Program) -> None:
 
 def _times(took: dict[str, list[float]], outputs: dict[str, rivals.Floats], batch: int) -> Table:
     """A row per engine. The ratio is taken within each round, then its median."""
-    table = _table("engine", "ms", "quartiles", "samples/s", f"time / {OURS}", "largest difference")
+    table = columns("engine", "ms", "quartiles", "samples/s", f"time / {OURS}", "largest difference")
     for name, us in took.items():
         low, middle, high = statistics.quantiles(us, n=4, method="inclusive")
         ratio = statistics.median(a / b for a, b in zip(us, took[OURS], strict=True))
@@ -171,19 +171,11 @@ def _times(took: dict[str, list[float]], outputs: dict[str, rivals.Floats], batc
 
 def _layers(runtime: Runtime, batch: int) -> Table:
     """A row per operation, timed by itself over and over; times are those of one image on one thread."""
-    table = _table("layer", "alive", "µs", "GFLOP/s", "how")
+    table = columns("layer", "alive", "µs", "GFLOP/s", "how")
     for layer in runtime.layers(RUNS, batch=batch > 1):
         speed = layer.flops / layer.microseconds / 1e3 if layer.microseconds else 0.0
         weighted = [f"{layer.nonzeros:,}", f"{speed:.1f}"] if layer.variant else ["", ""]
         table.add_row(layer.name, weighted[0], f"{layer.microseconds:.2f}", weighted[1], layer.variant)
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from ..core.errors import ResproutError
 
@@ -127,3 +128,12 @@ def _kind(annotation: str, default: Any) -> Any:
         return list[str] | None
     plain: Any = next((PLAIN[p] for p in parts if p in PLAIN), type(default))
     return plain | None if default is None or "None" in parts else plain
+
+
+def columns(first: str, *others: str) -> Table:
+    """Return an empty table without lines: one column of words, the others of numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

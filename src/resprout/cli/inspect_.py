@@ -9,7 +9,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.table import Table
 from torch import Tensor
 
 from .. import models
@@ -17,7 +16,7 @@ from ..core.store import read_safetensors
 from ..deploy import encoding
 from ..deploy.file import load
 from ..deploy.program import Program
-from .flags import console, plain_errors
+from .flags import columns, console, plain_errors
 
 
 @plain_errors
@@ -46,7 +45,7 @@ def _ours(archive: encoding.Archive, lengths: dict[str, int], size: int) -> None
         page.print(f"{key}: {value}", markup=False)
     page.print("every checksum sound")
     packed = {n: encoding.pack(s) for n, s in archive.weights.items()}  # our writer's streams, which are these
-    table = _table("weight", "shape", "alive", "sparsity", "bits/gap", "bound", "places", "values", "scales")
+    table = columns("weight", "shape", "alive", "sparsity", "bits/gap", "bound", "places", "values", "scales")
     for name, weight in archive.weights.items():
         places, values, scales = packed[name].places.size, packed[name].values.size, packed[name].scales
         bits = [f"{8 * b / max(weight.alive, 1):.2f}" for b in (places, weight.entropy)]
@@ -91,7 +90,7 @@ def _any(meta: dict[str, str], tensors: dict[str, Tensor]) -> None:
     page.print("a plain safetensors file, not in our sparse format")
     for key, value in meta.items():
         page.print(f"{key}: {value}", markup=False)
-    table = _table("tensor", "shape", "type", "nonzero", "sparsity")
+    table = columns("tensor", "shape", "type", "nonzero", "sparsity")
     for name, t in tensors.items():
         alive = int(torch.count_nonzero(t))
         sparsity = f"{100 * (1 - alive / max(t.numel(), 1)):.2f} %"
@@ -102,11 +101,3 @@ def _any(meta: dict[str, str], tensors: dict[str, Tensor]) -> None:
 
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table

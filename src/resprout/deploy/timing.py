@@ -86,12 +86,17 @@ class Table:
             ) from error
 
 
-def machine(isa: str) -> str:
-    """Return what times depend on: the processor, and the instruction set that the runtime uses."""
+def processor() -> str:
+    """Return the name of this machine's processor."""
     cpuinfo = Path("/proc/cpuinfo")
     rows = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     name = next((row.partition(":")[2].strip() for row in rows if row.startswith(("model name", "Model"))), "")
-    return f"{name or platform.processor() or platform.machine()}, {isa}"
+    return name or platform.processor() or platform.machine()
+
+
+def machine(isa: str) -> str:
+    """Return what times depend on: the processor, and the instruction set that the runtime uses."""
+    return f"{processor()}, {isa}"
 
 
 def digest(program: Program) -> str:
