@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import resprout as rs
 from resprout.cli import find
 from resprout.deploy.export.onnx import to_onnx
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 
 WEIGHTS = {"vgg16": "cifar10-vgg/vgg16.safetensors", "resnet20": "cifar10-resnet/resnet20.safetensors"}
 STATISTICS = 4 * 64  # images
@@ -29,7 +29,7 @@ def prepare(folder: Path, net: str, sparsity: float, batches: list[int], data: P
     rs.prune(model, sparsity, score="random", allocate="erk", seed=0)
     restate(model, images[:STATISTICS].split(64))
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, folder / "weights.safetensors")
-    traced = trace(model, images[:1])
+    traced = lower(model, images[:1])
     to_onnx(folder / "net.onnx", traced.program, traced.tensors)
     for batch in batches:
         x = images[STATISTICS : STATISTICS + batch]

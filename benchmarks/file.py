@@ -30,7 +30,7 @@ from torch import nn
 import resprout as rs
 from resprout.deploy import encoding
 from resprout.deploy.timing import processor
-from resprout.deploy.trace import Traced, trace
+from resprout.deploy.trace import Traced, lower
 from resprout.models import build
 from resprout.tasks.cifar10 import cifar10
 
@@ -121,7 +121,7 @@ def accuracies(args: argparse.Namespace) -> list[dict[str, Any]]:
     else:
         finetuned(model, masks, task, args.accuracy)
     images = [x for x, _ in itertools.islice(task.batches("train", seed=1), 2)]
-    traced, rows = trace(model, images[0]), []
+    traced, rows = lower(model, images[0]), []
     with tempfile.TemporaryDirectory() as folder:
         for values, data in [("fp32", None), ("int8", None), ("int8", images), ("int4", None), ("int4", images)]:
             start = time.process_time()
@@ -159,7 +159,7 @@ def main() -> None:
         return
     result |= {"sizes": [], "speeds": []}
     model = vgg16(args.data)
-    traced, trained = trace(model, torch.zeros(1, 3, 32, 32)), {n: t.clone() for n, t in model.state_dict().items()}
+    traced, trained = lower(model, torch.zeros(1, 3, 32, 32)), {n: t.clone() for n, t in model.state_dict().items()}
     for allocate in ("lamp", "erk"):
         for sparsity in (0.9, 0.95, 0.97, 0.9885, 0.995):
             model.load_state_dict(trained)

@@ -10,13 +10,11 @@ the pretrained network has seen: compare rows, do not quote them.
 """
 
 import argparse
-import copy
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import nn
+from _cut import accuracy
 
 import resprout as rs
 from resprout.cli import find
@@ -46,29 +44,13 @@ def marginal_bits(masks: rs.Masks, values: str) -> dict[str, float]:
     return found
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, task: rs.Task, masks: rs.Masks) -> float:
-    cut = copy.deepcopy(model)
-    for name, weight in cut.named_parameters():
-        if name in masks:
-            weight.mul_(masks[name])
-    for module in cut.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean
-    cut.train()
-    for _, (x, _) in zip(range(8), task.batches("train"), strict=False):
-        cut(x)
-    return task.evaluate(cut.eval(), "validation")["accuracy"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10/ and cifar10-resnet/")
     args = parser.parse_args()
     model = find.network("resnet20", args.data / "cifar10-resnet" / "resnet20.safetensors")
     task = find.task("cifar10", args.data / "cifar10", "resnet20")
-    traced = rs.trace(model, next(iter(task.batches("train"))))
+    traced = rs.lower(model, next(iter(task.batches("train"))))
     dense, probe = rs.Masks.dense(model), rs.Probe(model)
     for text, values in BUDGETS:
         budget = Budget.parse(text).on(rs.Target(traced, values))

@@ -81,9 +81,10 @@ def test_sparsity_out_of_range(sparsity, match):
     [
         ({"score": "magnitud"}, "unknown score 'magnitud'; did you mean 'magnitude'"),
         ({"allocate": "unifrom"}, "unknown allocate 'unifrom'; did you mean 'uniform'"),
-        ({"score": "zzzz"}, "unknown score 'zzzz'; known: expected_gain, fisher"),
+        ({"score": "zzzz"}, "unknown score 'zzzz'; known: activation_mean, apoz"),
         ({"score": "lamp"}, "unknown score 'lamp'"),
-        ({"granularity": "channel"}, "unknown granularity 'channel'"),
+        ({"granularity": "filter"}, "unknown granularity 'filter'"),
+        ({"granularity": "channel"}, "needs example="),
         ({"granularity": "4:2"}, "unknown granularity '4:2'"),
         ({"allocate": "table"}, r"'table' needs arguments: pass Table\(...\)"),
         ({"ignore": ["3"]}, "unknown parameter"),

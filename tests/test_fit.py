@@ -1,5 +1,6 @@
 """`fit` as a library call: what is kept, what is found again, what is refused."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from torch import nn
 
 import resprout as rs
 from resprout.methods.recipe.bidirectional_iterative import BidirectionalIterative
+from resprout.models.digits import digits_cnn
+from resprout.tasks.digits import digits
 
 
 def arrays(seed: int = 0) -> rs.Arrays:
@@ -133,3 +136,39 @@ def test_a_device_is_a_budget_and_can_be_narrowed():
         _budgets("257KiB flash", m3)
     with pytest.raises(rs.BudgetError, match="give a budget"):
         _budgets(None, device("rpi4"))
+
+
+# -- channels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", ["60k macs", "6KiB", "6000B ram", "0.7"])
+def test_channels_leave_until_the_budget_is_met_and_the_file_holds_the_smaller_network(budget, tmp_path):
+    """Limits that zeros alone cannot meet (RAM) are met, and a second call reads the same network."""
+    torch.manual_seed(0)
+    model, task = digits_cnn(), digits()
+    dense = copy.deepcopy(model)
+    given = {"granularity": "channel", "epochs": 0.2, "control": budget == "0.7", "curve": False, "out": tmp_path}
+    result = rs.fit(model, task, budget, **given)
+    arrival, x = result.frontier[-1], next(iter(task.batches("test")))[0][:4]
+    small = rs.load(arrival.file, copy.deepcopy(dense))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in dense.parameters()) / 2
+    assert Path(arrival.file).stat().st_size == arrival.bytes
+    small.eval(), model.eval()
+    assert torch.allclose(small(x), model(x), atol=1e-5)
+    assert torch.allclose(torch.from_numpy(rs.Runtime(arrival.file)(x.numpy())), small(x), atol=1e-3)
+    aim = rs.Budget.parse(budget)
+    assert aim.met(arrival.cost)
+    assert all(one.steps == arrival.steps for one in result.control)
+    again = copy.deepcopy(dense)
+    assert rs.fit(again, task, budget, **given).frontier == result.frontier
+    assert torch.allclose(again.eval()(x), model(x), atol=1e-6)
+
+
+def test_channels_go_through_a_frontier_and_regrow():
+    budgets = ["0.9", "0.7"]
+    result = rs.fit(digits_cnn(), digits(), budgets, granularity="channel", epochs=0.2, curve=False, out=None)
+    small, large = result.frontier
+    assert small.alive < large.alive
+    assert result.stump > small.sparsity
+    assert {"units", "alive"} <= result.journal[-1].keys()
+    assert result.journal[-1]["units"] < result.journal[-1]["alive"]

@@ -15,8 +15,11 @@ from .deploy.macs import Macs
 from .deploy.ram import Ram
 from .deploy.runtime import Runtime
 from .deploy.target import Target
-from .deploy.trace import trace
+from .deploy.trace import lower
 from .fit import Arrival, Result, fit
+from .graph.gain import Gain, gain
+from .graph.shrink import expand, shrink
+from .graph.trace import Structure, trace
 from .tasks.arrays import Arrays
 
 __version__ = "0.1.0"
@@ -29,6 +32,7 @@ __all__ = [
     "Bytes",
     "CheckpointError",
     "Flash",
+    "Gain",
     "Latency",
     "LayerDied",
     "Macs",
@@ -40,14 +44,19 @@ __all__ = [
     "Result",
     "Runtime",
     "Sparsity",
+    "Structure",
     "Target",
     "Task",
     "attention_similarity",
+    "expand",
     "fit",
+    "gain",
     "hold",
     "load",
+    "lower",
     "prune",
     "regrow",
     "save",
+    "shrink",
     "trace",
 ]

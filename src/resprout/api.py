@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from . import catalog
 from .core import granularity as granularities
-from .core.errors import check_sparsity
+from .core.errors import ResproutError, check_sparsity
 from .core.hold import change_masks, unwrap
 from .core.kinds import Allocation, Fill, Priority, Score
-from .core.masks import Masks, keep_count
+from .core.masks import Masks, keep_count, prunable
 from .core.probe import Loss, Probe
+from .core.roles import selectable
 from .core.steps import pruned, regrown
+from .core.units import Group, residual, revived
+from .graph.trace import Structure, trace
 
 Data = Sequence[Any] | None
 
@@ -35,26 +38,30 @@ def prune(
     loss: Loss | None = None,
     masks: Masks | None = None,
     anchor: nn.Module | None = None,
+    example: Any = None,
     seed: int = 0,
 ) -> Masks:
-    """Zero weights of `model` until exactly `sparsity` of the prunable ones are zero, and return the masks.
+    """Zero weights of `model` until exactly `sparsity` of the prunable units are dead, and return the masks.
 
     Args:
         model: changed in place.
-        sparsity: fraction of the prunable weights (conv and linear by default) that is zero afterwards, in [0, 1].
+        sparsity: fraction of the units that is dead afterwards, in [0, 1]: of the prunable weights (conv and linear by
+            default), or of the channels, heads, layers or blocks that `granularity` names.
         score: what a weight is worth, by name or object.
         allocate: how many weights each tensor keeps, by name or object.
-        granularity: "weight", or a pattern such as "2:4".
-        floor: weights that each tensor keeps at least.
+        granularity: "weight", a pattern such as "2:4", "block:4x1", or with `example` "channel", "head" or "layer".
+        floor: units that each tensor (or group of channels) keeps at least; layers, that the network keeps in all.
         ceiling: the highest density that any tensor keeps, in [0, 1].
-        targets, ignore: which parameters (see `masks.prunable`).
+        targets, ignore: which parameters (see `masks.prunable`); of channels and heads, those that make them.
         data, loss: batches and `loss(model, batch)`, for scores that look at data.
         masks: prune only among these, so that the result nests in them; default all weights.
         anchor: the dense network, for scores that look back at it.
+        example: an input of the model (or what `trace` made of one), to find which channels are coupled.
         seed: of random scores.
 
     Raises:
         ResproutError: a sparsity outside [0, 1], an unknown name, nothing to prune, NaN, missing data.
+        TraceError: a structured granularity, and a model that cannot take the example.
 
     Example:
         >>> masks = prune(torch.nn.Linear(10, 10), 0.9)
@@ -63,12 +70,16 @@ def prune(
     """
     check_sparsity(sparsity)
     bare = unwrap(model)
-    start = Masks.dense(bare, targets, ignore) if masks is None else masks
+    units, wanted = granularities.parse(granularity), prunable(bare, targets, ignore)
+    structured = isinstance(units, granularities.Units)  # units reach into layers that are not wanted themselves
+    whole = Masks.dense(bare) if structured else Masks.dense(bare, targets, ignore)
+    start = whole if masks is None else masks
     probe = Probe(bare, start, data, loss, _state(anchor), seed)
-    units = granularities.parse(granularity)
+    probe.groups = selectable(bare, _groups(bare, units, example), wanted, start)
+    keep = keep_count(sparsity, units.units(start, probe.groups).total)
     worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = pruned(probe, keep_count(sparsity, start.total), worth, share, units, floor, ceiling)
-    change_masks(bare, start, new)
+    new = pruned(probe, keep, worth, share, units, floor, ceiling)
+    change_masks(bare, start, new, beside=residual(probe.groups))
     return new
 
 
@@ -86,22 +97,26 @@ def regrow(
     anchor: nn.Module | None = None,
     data: Data = None,
     loss: Loss | None = None,
+    example: Any = None,
     seed: int = 0,
 ) -> Masks:
-    """Bring dead weights of `model` back until exactly `sparsity` is zero, and return the masks; none is lost.
+    """Bring dead units of `model` back until exactly `sparsity` is dead, and return the masks; none is lost.
+
+    A channel comes back wherever it is coupled; its bias and norms get the anchor's values, if there is one.
 
     Args:
         model: changed in place: reborn weights get the values of `fill`.
         masks: the weights alive now.
-        sparsity: fraction of the prunable weights that is dead afterwards, in [0, 1].
+        sparsity: fraction of the units (see `prune`) that is dead afterwards, in [0, 1].
         score: what a dead weight would be worth, by name or object.
         allocate: how many weights each tensor has, by name or object.
         fill: "zero", "kaiming", "xavier" or "anchor" (the dense network's own value).
-        granularity: "weight", or a pattern such as "2:4".
-        floor: weights that each tensor has at least afterwards.
+        granularity: as of `prune`.
+        floor: units that each tensor has at least afterwards.
         ceiling: the highest density that a tensor grows to, in [0, 1].
         anchor: the dense network that saliency and fills may look at.
         data, loss: batches and `loss(model, batch)`.
+        example: as of `prune`.
         seed: of random scores and fills.
 
     Raises:
@@ -110,13 +125,30 @@ def regrow(
     check_sparsity(sparsity)
     bare = unwrap(model)
     dense = _state(anchor)
-    probe = Probe(bare, masks, data, loss, dense, seed)
-    units = granularities.parse(granularity)
+    probe, units = Probe(bare, masks, data, loss, dense, seed), granularities.parse(granularity)
+    probe.groups = selectable(bare, _groups(bare, units, example), masks, masks)
+    keep = keep_count(sparsity, units.units(masks, probe.groups).total)
     worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = regrown(probe, keep_count(sparsity, masks.total), worth, share, units, floor, ceiling)
+    new = regrown(probe, keep, worth, share, units, floor, ceiling)
     generator = torch.Generator().manual_seed(seed)
     change_masks(bare, masks, new, catalog.make("fill", fill), dense, generator)
+    if dense is not None:
+        revived(bare, probe.groups, masks, new, dense)
     return new
+
+
+def _groups(model: nn.Module, units: granularities.Granularity, example: Any) -> tuple[Group, ...]:
+    """The coupled channels, where a unit is one."""
+    if not isinstance(units, granularities.Units):
+        return ()
+    if example is None:
+        raise ResproutError(
+            f"granularity={units.kind!r} needs example=: an input that the model can be called with, to find which channels "
+            "hang together"
+        )
+    if isinstance(example, Structure):
+        return example.groups
+    return trace(model, example, layers=units.kind == "layer").groups
 
 
 def attention_similarity(dense: nn.Module, sparse: nn.Module, batches: Sequence[Any]) -> dict[str, float]:

@@ -16,13 +16,16 @@ import torch
 from torch import nn
 
 from . import catalog
+from .core import granularity as granularities
 from .core import store
 from .core.budget import All, Budget
 from .core.errors import BudgetError, CheckpointError, ResproutError, TraceError, nearest
+from .core.granularity import Granularity
 from .core.hold import unwrap
 from .core.kinds import Recipe
-from .core.masks import Masks
-from .core.probe import to_device
+from .core.masks import Masks, prunable
+from .core.probe import first_tensor, to_device
+from .core.roles import selectable
 from .core.run import Report, Run, ranks
 from .core.steps import Mark, Optimizer, Search, Train
 from .core.task import Task
@@ -30,9 +33,12 @@ from .deploy import encoding
 from .deploy.devices import Device
 from .deploy.devices import device as profile
 from .deploy.file import load, save
+from .deploy.smaller import counted, smaller
 from .deploy.target import Target
 from .deploy.timing import Table
-from .deploy.trace import Traced, trace
+from .deploy.trace import Traced, lower
+from .graph.shrink import expand
+from .graph.trace import Structure, trace
 from .methods.recipe.one_way import OneWay
 from .methods.schedule.cosine import Cosine
 from .methods.search.one_way_curve import OneWayCurve
@@ -122,7 +128,8 @@ def fit(
     device: str | Device | None = None,
     table: str | Path | None = None,
     values: str = "fp16",
-    recipe: str | Recipe = "bidirectional_gradual",
+    recipe: str | Recipe | None = None,
+    granularity: str | Granularity = "weight",
     epochs: float | None = None,
     dense_epochs: float = 0,
     dense_lr: float = 0.1,
@@ -148,7 +155,10 @@ def fit(
         device: a device by name: its flash and RAM are limits besides, and alone are the budget where none is given.
         table: file of times that `resprout bench --table` measured on the device, for a budget in time on another machine.
         values: the type of the weights in the file: "fp32", "fp16", "int8" or "int4".
-        recipe: the path, by name or object.
+        recipe: the path, by name or object; default "bidirectional_gradual", of channels, heads and layers
+            "bidirectional_structured".
+        granularity: what is cut and regrown: "weight", "block:4x1", or "channel", "head", "layer", which really leave: then
+            the files hold the smaller network.
         epochs: of the recipe; default its own.
         dense_epochs: train the dense network first (0: it is trained already).
         dense_lr: peak learning rate of that.
@@ -171,18 +181,22 @@ def fit(
         raise nearest(values, encoding.VALUES, "values")
     where = profile(device) if isinstance(device, str) else device
     budgets = _budgets(budget, where)
-    chosen: Recipe = catalog.make("recipe", recipe)
+    units = granularities.parse(granularity)
+    structured = isinstance(units, granularities.Units)
+    default = "bidirectional_structured" if structured else "bidirectional_gradual"
+    chosen: Recipe = catalog.make("recipe", recipe or default)
     if epochs is not None:
         if not epochs > 0:
             raise ResproutError(f"epochs must be above 0, got {epochs:g}; dense_epochs=0 is for a trained network")
         chosen = dataclasses.replace(chosen, epochs=epochs)
     bare = unwrap(model)
-    masks = Masks.dense(bare, targets, ignore)
+    wanted = prunable(bare, targets, ignore)  # units reach into layers that are not wanted themselves
+    masks = Masks.dense(bare) if structured else Masks.dense(bare, targets, ignore)
     precision = _precision(precision, bare, masks.total)
     config = {
         "resprout": 1,
         "model": f"{type(bare).__name__}-{store.checksum(bare.state_dict())[:16]}",
-        "prunable": hashlib.sha256("\n".join(masks).encode()).hexdigest()[:16],
+        "prunable": hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16],
         "task": repr(task),
         "budgets": [str(b) for b in budgets],
         "dense": [dense_epochs, dense_lr] if dense_epochs else [],
@@ -191,6 +205,7 @@ def fit(
         "curve": curve,
     }
     config |= {k: v for k, v in (("values", values), ("device", where and where.name)) if v not in ("fp16", None)}
+    config |= {} if units == granularities.Weight() else {"granularity": repr(units)}
     if out is not None and " at 0x" in config["task"]:
         raise ResproutError(
             f"the repr of a task names its run folder, and that of {type(task).__name__} changes at every start: "
@@ -198,18 +213,28 @@ def fit(
         )
     traced, notes = _trace(bare, task, budgets)
     target = Target(traced, values, device=where, table=None if table is None else Table.read(table))
-    budgets = [b.on(dataclasses.replace(target, notes={"budget": str(b)})) for b in budgets]
+    aims = {b: dataclasses.replace(target, notes={"budget": str(b)}) for b in budgets}
+    example = _example(bare, task)
+    structure, groups, least = None, (), masks & ~masks
+    if isinstance(units, granularities.Units):
+        structure = trace(bare, example, layers=units.kind == "layer")
+        groups = selectable(bare, structure.groups, wanted, masks)
+        least = units.least(masks, groups)
+    budgets = [b.on(t) if structure is None else counted(b, structure, example, t) for b, t in aims.items()]
     for wish in budgets:  # before hours are spent on it
-        wish.check(bare, masks & ~masks)
+        wish.check(bare, least)
     own = config | {"recipe": store.configuration(chosen), "control": control}
     folder = None if out is None else store.RunFolder(out, type(chosen).__name__.lower(), own)
     if folder is not None and (folder.path / "result.json").exists():
         result = Result.read(folder.path)
-        load(folder.path / Path(str(result.frontier[-1].file)).name, bare)
+        _take(bare, folder.path / Path(str(result.frontier[-1].file)).name, structured)
         return result
 
     def start(network: nn.Module, place: store.RunFolder | None) -> Run:
-        run = Run(network, task, masks, seed=seed, folder=place, precision=precision, channels_last=channels_last)
+        run = Run(
+            network, task, masks, seed=seed, folder=place, precision=precision, channels_last=channels_last,
+            granularity=units, groups=groups,
+        )  # fmt: skip
         if report is not None:
             run.report = _with_bytes(run, report, target)
         run.resume()
@@ -234,9 +259,9 @@ def fit(
             other = start(twin, beside)
             other.do(Mark("dense"))
             one_way(other, budgets)
-            controls = tuple(_measure(other, "one_way", r, beside, target) for r in _arrived(other))
+            controls = tuple(_measure(other, "one_way", r, beside, target, structure) for r in _arrived(other))
         dense = _measure(run, "dense", dense_record, folder, target)
-        frontier = tuple(_measure(run, _name(chosen), r, folder, target) for r in _arrived(run))
+        frontier = tuple(_measure(run, _name(chosen), r, folder, target, structure) for r in _arrived(run))
         config |= {"recipe": store.configuration(chosen)}
         result = _result(run, dense, frontier, controls, folder, config, notes)
         if folder is not None and ranks()[0] == 0:
@@ -278,7 +303,7 @@ def _trace(model: nn.Module, task: Task, budgets: Sequence[Budget]) -> tuple[Tra
     """
     batch = to_device(next(iter(task.batches("train"))), next(model.parameters()).device)
     try:
-        return trace(model, batch), ()
+        return lower(model, batch), ()
     except TraceError as error:
         needs = next((b for b in budgets if b.graph), None)
         if needs is not None:
@@ -320,8 +345,33 @@ def _arrived(run: Run) -> list[dict[str, Any]]:
     return sorted((r for r in run.journal if r["step"] == "Arrive"), key=lambda r: r["alive"])
 
 
-def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFolder | None, target: Target) -> Arrival:
-    """Come back to the network of a record, write and read back its file, and test it: the only look at test data."""
+def _take(model: nn.Module, file: Path, structured: bool) -> None:
+    """Give `model` the values of a file; of a smaller network, with zeros where channels have left."""
+    if not structured:
+        load(file, model)
+        return
+    small = load(file, copy.deepcopy(model))
+    model.load_state_dict(expand(small, like=model, zeros=True).state_dict())
+
+
+def _example(model: nn.Module, task: Task) -> Any:
+    """One training input, to call the network with."""
+    batch = first_tensor(next(iter(task.batches("train"))))[:1]
+    return batch.to(next(model.parameters()).device)
+
+
+def _measure(
+    run: Run,
+    recipe: str,
+    record: dict[str, Any],
+    folder: store.RunFolder | None,
+    target: Target,
+    structure: Structure | None = None,
+) -> Arrival:
+    """Come back to the network of a record, write and read back its file, and test it: the only look at test data.
+
+    With a structure the file holds the smaller network.
+    """
     point = record["point"] if "point" in record else record["name"]
     values = target.values if "point" in record else "fp32"  # a dense network is tested as it is
     notes = {"budget": record["budget"]} if "budget" in record else None
@@ -331,9 +381,13 @@ def _measure(run: Run, recipe: str, record: dict[str, Any], folder: store.RunFol
     file = None if folder is None else folder.path / f"{point}.safetensors"
     with tempfile.TemporaryDirectory() as aside:
         path = file or Path(aside) / "network.safetensors"
-        if ranks()[0] == 0:
+        if ranks()[0] == 0 and structure is None:
             save(path, run.model, run.masks, values=values, example=target.traced, budget=record.get("budget"))
             load(path, run.model)
+        elif ranks()[0] == 0 and structure is not None:
+            small, seen = smaller(run.model, run.masks, structure, _example(run.model, run.task), target)
+            size = save(path, small, values=values, example=seen.traced, budget=record.get("budget"))
+            _take(run.model, path, structured=True)
     return Arrival(
         recipe=recipe,
         budget=record.get("budget", "none"),

@@ -19,7 +19,7 @@ from resprout.cli.bench import take_turns
 from resprout.core.errors import ResproutError
 from resprout.deploy import interpret, rivals
 from resprout.deploy.export.onnx import to_onnx
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 from resprout.models import build
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -112,7 +112,7 @@ def test_engines_that_are_not_installed_are_left_out_or_named(file, monkeypatch)
 def test_rivals_compute_the_same(name, tmp_path):
     torch.manual_seed(0)
     model, x = build("digits_cnn").eval(), np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
-    traced = trace(model, torch.from_numpy(x))
+    traced = lower(model, torch.from_numpy(x))
     if name in ("onnxruntime", "openvino"):
         pytest.importorskip(name)
         pytest.importorskip("onnx")

@@ -26,7 +26,7 @@ def net() -> nn.Module:
 
 
 def target(model: nn.Module, values: str = "fp16", name: str | None = None) -> rs.Target:
-    return rs.Target(rs.trace(model, torch.randn(2, 1, 6, 6)), values, device=None if name is None else device(name))
+    return rs.Target(rs.lower(model, torch.randn(2, 1, 6, 6)), values, device=None if name is None else device(name))
 
 
 def test_macs_by_hand():
@@ -100,7 +100,7 @@ def table(program: str) -> timing.Table:
 
 def test_time_by_a_table(tmp_path):
     model = net()
-    traced = rs.trace(model, torch.randn(2, 1, 6, 6))
+    traced = rs.lower(model, torch.randn(2, 1, 6, 6))
     made = table(timing.digest(traced.program))
     assert made.microseconds({"0.weight": 6, "4.weight": 1, "8.weight": 20}) == pytest.approx(10 + 2 + 1 + 1)
     assert made.microseconds({"4.weight": 1}) == pytest.approx(10 + 3 + 1 + 1)  # 28 weights take no less than 11

@@ -17,7 +17,7 @@ from resprout.deploy.encoding import archive, encode, read, size
 from resprout.deploy.folding import stored
 from resprout.deploy.interpret import run
 from resprout.deploy.sparse import Sparse, fold, pack, unfold, unpack
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 
 VALUES = ["fp32", "fp16", "int8", "int4"]
 
@@ -78,10 +78,10 @@ def test_a_network_comes_back(tmp_path_factory, density, seed, values):
 @given(seed=st.integers(0, 2**30), density=st.sampled_from([0.0, 0.05, 0.4, 1.0]), values=st.sampled_from(VALUES))
 def test_the_size_with_a_program_is_that_of_the_present_weights(seed, density, values):
     model = net(seed)
-    traced = trace(net(seed + 1), X)  # of other weights
+    traced = lower(net(seed + 1), X)  # of other weights
     masks, notes = masked(model, density, seed), {"budget": "1KiB", "provenance": '{"a":1}'}
     assert size(model, masks, values, traced, notes) == len(
-        encode(archive(model, masks, values, trace(model, X), notes))
+        encode(archive(model, masks, values, lower(model, X), notes))
     )
 
 
@@ -112,7 +112,7 @@ def test_norms_of_all_kinds_are_folded_and_unfolded(tmp_path, affine, bias):
                 nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
         return model.eval()
 
-    model, traced = build(0), trace(build(0), X)
+    model, traced = build(0), lower(build(0), X)
     what = stored(model, traced)
     for name, want in traced.tensors.items():
         got = what.tensors[name].double()

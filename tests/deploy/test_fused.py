@@ -11,7 +11,7 @@ from resprout.deploy.export.c import export
 from resprout.deploy.export.fused import fused
 from resprout.deploy.plan import plan
 from resprout.deploy.program import Activation, Add, Conv, Flatten, Linear, Op, Pool, Program
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 from resprout.models import build
 
 
@@ -90,6 +90,6 @@ def test_the_numbers_are_those_of_the_plain_program(tmp_path, case):
     ],
 )
 def test_sizes_by_hand(name, shape, plain, size):
-    program = trace(build(name), torch.zeros(2, *shape)).program
+    program = lower(build(name), torch.zeros(2, *shape)).program
     assert plan(program).size == plain
     assert fused(program).size == size

@@ -13,7 +13,7 @@ from resprout.deploy import program as p
 from resprout.deploy.export.onnx import to_onnx
 from resprout.deploy.export.torch_ import to_torch
 from resprout.deploy.program import Program
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 from resprout.models import build
 
 SHAPES = {"resnet20": (3, 32, 32), "vgg16": (3, 32, 32), "digits_cnn": (1, 8, 8), "lenet_300_100": (784,)}
@@ -41,7 +41,7 @@ def onnx_runs(path, program, tensors, x):
 @pytest.mark.parametrize("name", SHAPES)
 def test_our_networks_run_in_onnx_runtime_at_any_batch(name, tmp_path):
     model = sparse(name)
-    traced = trace(model, torch.zeros(1, *SHAPES[name]))
+    traced = lower(model, torch.zeros(1, *SHAPES[name]))
     size = to_onnx(tmp_path / "net.onnx", traced.program, traced.tensors)
     assert size == (tmp_path / "net.onnx").stat().st_size
     for batch in (1, 3):
@@ -140,7 +140,7 @@ def test_without_onnx_the_remedy_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folded", [False, True])
 def test_a_fresh_model_takes_the_state_dict_and_computes_the_same(name, folded, tmp_path):
     model, x = sparse(name), torch.randn(2, *SHAPES[name])
-    traced = trace(model, x) if folded else None
+    traced = lower(model, x) if folded else None
     archive = encoding.archive(model, Masks.of(model), "fp32", traced)
     fresh = build(name)
     before = {n: t.clone() for n, t in fresh.state_dict().items()}
@@ -156,7 +156,7 @@ def test_a_fresh_model_takes_the_state_dict_and_computes_the_same(name, folded, 
 def test_a_convolutions_own_bias_is_folded_too(tiny, tmp_path):
     x = torch.randn(2, 2, 4, 4)
     tiny(x)
-    archive = encoding.archive(tiny, Masks.of(tiny), "fp32", trace(tiny, x))
+    archive = encoding.archive(tiny, Masks.of(tiny), "fp32", lower(tiny, x))
     to_torch(tmp_path / "state.safetensors", archive, tiny)
     expected = tiny.eval()(x)
     tiny.load_state_dict(load_file(tmp_path / "state.safetensors"))
@@ -166,7 +166,7 @@ def test_a_convolutions_own_bias_is_folded_too(tiny, tmp_path):
 
 def test_a_folded_file_needs_the_model(tmp_path):
     model = sparse("digits_cnn")
-    archive = encoding.archive(model, Masks.of(model), "fp32", trace(model, torch.zeros(1, 1, 8, 8)))
+    archive = encoding.archive(model, Masks.of(model), "fp32", lower(model, torch.zeros(1, 1, 8, 8)))
     with pytest.raises(ResproutError, match="norms are folded: pass the model"):
         to_torch(tmp_path / "x", archive)
     with pytest.raises(ResproutError, match="has no"):

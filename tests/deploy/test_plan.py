@@ -13,7 +13,7 @@ from resprout.deploy import interpret
 from resprout.deploy import program as p
 from resprout.deploy.plan import INPUT, OUTPUT, Block, place, plan
 from resprout.deploy.program import Program
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 from resprout.models import build
 
 IN_PLACE = (p.Activation, p.Scale, p.Add, p.Softmax, p.Flatten)
@@ -109,7 +109,7 @@ def test_few_blocks_are_placed_as_well_as_any_order_can(rows):
     ],
 )
 def test_our_networks_reach_the_bound(name, shape, size, inside):
-    program = trace(build(name), torch.zeros(1, *shape)).program
+    program = lower(build(name), torch.zeros(1, *shape)).program
     for laid, expected in ((plan(program), size), (plan(program, inside=True), inside)):
         print(f"{name}: {laid.size} elements, bound {laid.bound}, ratio {laid.size / laid.bound:.4f}")
         assert laid.size == laid.bound == expected

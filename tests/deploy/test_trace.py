@@ -12,7 +12,7 @@ from resprout.core.errors import TraceError
 from resprout.core.hold import hold
 from resprout.core.masks import Masks
 from resprout.deploy import interpret
-from resprout.deploy.trace import Traced, trace
+from resprout.deploy.trace import Traced, lower
 from resprout.models import build
 
 SHAPES = {"resnet20": (3, 32, 32), "vgg16": (3, 32, 32), "digits_cnn": (1, 8, 8), "lenet_300_100": (784,)}
@@ -35,7 +35,7 @@ def stir(model: nn.Module) -> nn.Module:
 
 def check(model: nn.Module, x: torch.Tensor, tolerance: float = 1e-5) -> Traced:
     """Trace, compare with the model in eval mode on another batch size, and return."""
-    traced = trace(stir(model), x)
+    traced = lower(stir(model), x)
     modes = [m.training for m in model.modules()]
     with torch.no_grad():
         expected = model.eval()(x)
@@ -58,7 +58,7 @@ def test_our_own_networks_equal_the_model(name):
 
 
 def test_resnet20_is_as_short_as_it_can_be():
-    traced = trace(build("resnet20"), image(1, 3, 32, 32))
+    traced = lower(build("resnet20"), image(1, 3, 32, 32))
     names = [op.name for op in traced.program.ops]
     assert {n: names.count(n) for n in names} == {
         "conv": 19,
@@ -82,7 +82,7 @@ def test_a_folded_norm_by_hand():
     norm.running_var.fill_(4.0)
     nn.init.constant_(norm.weight, 6.0)
     nn.init.constant_(norm.bias, 5.0)
-    traced = trace(nn.Sequential(conv, norm), image(1, 1, 2, 2))  # (2 x + 1 - 3) * 6 / 2 + 5 = 6 x - 1
+    traced = lower(nn.Sequential(conv, norm), image(1, 1, 2, 2))  # (2 x + 1 - 3) * 6 / 2 + 5 = 6 x - 1
     assert {n: t.item() for n, t in traced.tensors.items()} == {"0.weight": 6.0, "1.bias": -1.0}
     assert traced.folds == {"0.weight": "1"}
 
@@ -312,7 +312,7 @@ def test_the_model_is_left_as_it_was(tiny):
     hooks = [list(m._forward_hooks.items()) + list(m._forward_pre_hooks.items()) for m in tiny.modules()]
     parameters = [(id(p), id(p.grad), p.requires_grad, p._version) for p in tiny.parameters()]
     random = torch.get_rng_state()
-    trace(tiny, image(2, 2, 4, 4))
+    lower(tiny, image(2, 2, 4, 4))
     assert torch.equal(random, torch.get_rng_state())
     assert parameters == [(id(p), id(p.grad), p.requires_grad, p._version) for p in tiny.parameters()]
     assert hooks == [list(m._forward_hooks.items()) + list(m._forward_pre_hooks.items()) for m in tiny.modules()]
@@ -328,14 +328,14 @@ def test_the_model_is_left_as_it_was_when_tracing_fails(tiny):
     tiny.train()
     tiny.append(nn.Sigmoid())
     with pytest.raises(TraceError):
-        trace(tiny, image(2, 2, 4, 4))
+        lower(tiny, image(2, 2, 4, 4))
     with pytest.raises(TraceError):
-        trace(tiny, image(2, 9, 4, 4))
+        lower(tiny, image(2, 9, 4, 4))
     assert all(m.training for m in tiny.modules())
 
 
 def test_the_tensors_are_copies(tiny):
-    traced = trace(tiny, image(2, 2, 4, 4))
+    traced = lower(tiny, image(2, 2, 4, 4))
     for name, tensor in traced.tensors.items():
         assert tensor.dtype == torch.float32
         assert tensor.is_contiguous()
@@ -347,7 +347,7 @@ def test_the_tensors_are_copies(tiny):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_models_of_other_types_become_float32(dtype):
     model = stir(nn.Sequential(conv(4, 4, 3), bn(4), relu())).to(dtype)
-    traced = trace(model, IMAGE)
+    traced = lower(model, IMAGE)
     assert all(t.dtype == torch.float32 for t in traced.tensors.values())
     expected = model.float().eval()(IMAGE)
     torch.testing.assert_close(interpret.run(traced.program, traced.tensors, IMAGE), expected, rtol=1e-5, atol=1e-5)
@@ -359,11 +359,11 @@ def test_channels_last_models_and_a_batch_of_one():
 
 
 def test_an_example_may_be_a_batch_with_labels():
-    assert trace(nn.Linear(6, 2), (FLAT, torch.zeros(3))).program.input == (6,)
+    assert lower(nn.Linear(6, 2), (FLAT, torch.zeros(3))).program.input == (6,)
 
 
 def test_wrapped_models_are_unwrapped():
-    assert list(trace(nn.DataParallel(nn.Sequential(nn.Linear(6, 2))), FLAT).tensors) == ["0.weight", "0.bias"]
+    assert list(lower(nn.DataParallel(nn.Sequential(nn.Linear(6, 2))), FLAT).tensors) == ["0.weight", "0.bias"]
 
 
 # -- numbers that break ----------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ def test_dead_channels_and_tiny_variances_are_fine():
     model = stir(nn.Sequential(conv(4, 4, 1), bn(4)))
     model[1].weight.data[0] = 0
     model[1].running_var[1] = 0
-    assert all(t.isfinite().all() for t in trace(model, IMAGE).tensors.values())
+    assert all(t.isfinite().all() for t in lower(model, IMAGE).tensors.values())
 
 
 @pytest.mark.parametrize(("eps", "value"), [(0.0, 0.0), (1e-5, float("nan")), (1e-5, -1.0)])
@@ -381,14 +381,14 @@ def test_a_norm_that_is_not_finite_is_named(eps, value):
     model = nn.Sequential(conv(4, 4, 1), bn(4, eps=eps))
     model[1].running_var[2] = value
     with pytest.raises(TraceError, match=r"norm '1' .* not finite"):
-        trace(model, IMAGE)
+        lower(model, IMAGE)
 
 
 def test_a_weight_that_is_not_finite_is_named():
     model = nn.Sequential(nn.Linear(6, 2))
     model[0].weight.data[0, 0] = float("inf")
     with pytest.raises(TraceError, match=r"'0.weight' holds NaN"):
-        trace(model, FLAT)
+        lower(model, FLAT)
 
 
 # -- random networks -------------------------------------------------------------------------------------------

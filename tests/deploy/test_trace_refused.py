@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from resprout.core.errors import TraceError
-from resprout.deploy.trace import trace
+from resprout.deploy.trace import lower
 
 
 def autocast(m, x):
@@ -40,7 +40,7 @@ REFUSED = {
     "product of values": (lambda: Fn(lambda m, x: x * x), FLAT, "two values that depend on the input"),
     "sum with a weight": (lambda: Fn(lambda m, x: torch.add(x, x, alpha=2)), FLAT, "add"),
     "outer sum": (lambda: Fn(lambda m, x: x + x.mean((2, 3), keepdim=True)), IMAGE, "one shape"),
-    "image of constants": (lambda: Fn(lambda m, x: x + m.p, p=nn.Parameter(torch.ones(8, 8))), IMAGE, "per channel"),
+    "image of constants": (lambda: Fn(lambda m, x: x + m.p, p=nn.Parameter(torch.eye(8))), IMAGE, "per channel"),
     "cat along the height": (lambda: Fn(lambda m, x: torch.cat([x, x], 2)), IMAGE, "cat"),
     "some channels": (lambda: Fn(lambda m, x: x[:, 1:]), IMAGE, "slice"),
     "odd rows": (lambda: Fn(lambda m, x: x[:, :, 1::2]), IMAGE, "slice"),
@@ -60,7 +60,7 @@ REFUSED = {
 def test_what_devices_do_not_know_is_refused_with_a_remedy(name):
     make, x, words = REFUSED[name]
     with pytest.raises(TraceError, match=words):
-        trace(make(), x)
+        lower(make(), x)
 
 
 def test_a_model_with_a_state_is_refused():
@@ -74,13 +74,13 @@ def test_a_model_with_a_state_is_refused():
             return x + self.count
 
     with pytest.raises(TraceError, match="'count' in eval mode"):
-        trace(Counts(), FLAT)
+        lower(Counts(), FLAT)
 
 
 @pytest.mark.parametrize("example", [None, [], torch.zeros(3), torch.zeros(0, 6), {}, "x", torch.zeros(2, 3, 4)])
 def test_an_example_that_is_no_batch_is_refused(example):
     with pytest.raises(TraceError, match="example"):
-        trace(nn.Linear(6, 2), example)
+        lower(nn.Linear(6, 2), example)
 
 
 def test_a_model_that_overwrites_what_its_graph_does_not_show_is_refused():
@@ -90,4 +90,4 @@ def test_a_model_that_overwrites_what_its_graph_does_not_show_is_refused():
         return y
 
     with pytest.raises(TraceError, match="overwrite a tensor"):
-        trace(Fn(forward, c=conv(4, 4, 1)), IMAGE)
+        lower(Fn(forward, c=conv(4, 4, 1)), IMAGE)

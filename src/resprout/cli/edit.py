@@ -6,16 +6,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from .. import api
-from ..core.errors import CheckpointError, ResproutError, check_sparsity, nearest
+from ..core.errors import CheckpointError, ResproutError, TraceError, check_sparsity, nearest
+from ..core.granularity import parse
 from ..core.masks import Masks
+from ..core.store import read_safetensors
 from ..core.task import Task
+from ..deploy import encoding
 from ..deploy.encoding import VALUES
 from ..deploy.file import save
-from . import find
+from ..graph import shrink as graph
+from ..graph.gain import gain
+from ..graph.shape import shape_of
+from ..graph.trace import Structure
+from . import find, structure
 from .flags import console, like, plain_errors
 
 Model = Annotated[str, typer.Option(help="Network, by the name of its function in resprout.models.")]
@@ -37,16 +45,28 @@ def prune(
     data: Data = None,
     out: Out = Path("pruned.safetensors"),
     values: Values = "fp16",
+    shape: structure.Input = None,
+    shrink: Annotated[bool, typer.Option("--shrink", help="Save a smaller network, and say what it gains.")] = False,
+    round_to: Annotated[int, typer.Option(help="With --shrink: keep widths at multiples of this.", min=1)] = 1,
     **given: Any,
 ) -> None:
-    """Zero the weights that are worth least, and save what is left."""
+    """Zero the weights that are worth least, and save what is left; with --shrink, dead channels and heads leave."""
     check_sparsity(given["sparsity"], "--sparsity")
     _check_values(values)
     given = find.methods(given) | {"targets": given["targets"] or None, "ignore": given["ignore"] or ()}
     network = find.network(model, weights, given["seed"])
-    known = _task(task, data, model)
-    masks = api.prune(network, **given, **_batches(known, given["seed"]))
-    _finish(network, masks, known, out, values)
+    if shape_of(network) is not None:
+        raise ResproutError(f"{weights} holds a network that has been shrunk already; prune its dense one")
+    known = find.some_task(task, data, model)
+    found = structure.needed(network, given["granularity"], shrink, shape, known)
+    masks = api.prune(network, **given, **_batches(known, given["seed"]), example=found and found[0])
+    _units(masks, given["granularity"], found)
+    if not shrink or found is None:
+        _finish(network, masks, known, out, values)
+        return
+    small = graph.shrink(network, masks, structure=found[0], round_to=round_to)
+    _finish(small, Masks.of(small), known, out, values, found[1])
+    console().print(str(gain(network, small, found[1])), markup=False)
 
 
 @plain_errors
@@ -73,16 +93,21 @@ def regrow(
     data: Data = None,
     out: Out = Path("regrown.safetensors"),
     values: Values = "fp16",
+    shape: structure.Input = None,
     **given: Any,
 ) -> None:
     """Bring back the dead weights that are worth most, and save the network."""
     check_sparsity(given["sparsity"], "--sparsity")
     _check_values(values)
     given = find.methods(given)
-    network = find.network(model, weights, given["seed"])
+    network = _whole(find.network(model, weights, given["seed"]), model)
     dense = None if anchor is None else find.network(model, anchor)
-    known = _task(task, data, model)
-    masks = api.regrow(network, Masks.of(network), **given, anchor=dense, **_batches(known, given["seed"]))
+    _unfolded(weights, anchor)
+    known = find.some_task(task, data, model)
+    found = structure.needed(network, given["granularity"], False, shape, known)
+    batches = _batches(known, given["seed"])
+    masks = api.regrow(network, Masks.of(network), **given, anchor=dense, **batches, example=found and found[0])
+    _units(masks, given["granularity"], found)
     _finish(network, masks, known, out, values)
 
 
@@ -91,24 +116,53 @@ def _check_values(values: str) -> None:
         raise nearest(values, VALUES, "--values")
 
 
-def _task(name: str | None, data: Path | None, model: str) -> Task | None:
-    if name is None and data is not None:
-        raise ResproutError("--data is the folder of a task's data: name the task with --task")
-    return None if name is None else find.task(name, data, model)
-
-
 def _batches(task: Task | None, seed: int) -> dict[str, Any]:
     if task is None:
         return {}
     return {"data": list(islice(task.batches("train", seed=seed), BATCHES)), "loss": task.loss}
 
 
-def _finish(network: nn.Module, masks: Masks, task: Task | None, out: Path, values: str) -> None:
+def _whole(network: nn.Module, name: str) -> nn.Module:
+    """A network that had been shrunk in its dense form again, with zeros where channels had left."""
+    if shape_of(network) is None:
+        return network
+    whole = find.network(name, None)
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.zero_()
+    return graph.expand(network, like=whole)
+
+
+def _unfolded(weights: Path, anchor: Path | None) -> None:
+    """Refuse to mix weights that norms have been folded into with those of an anchor, in which they stand beside."""
+    meta, _ = read_safetensors(weights)
+    if anchor is not None and meta.get("format") == encoding.FORMAT and encoding.read(weights).folds:
+        raise ResproutError(
+            f"{weights} has its norms folded into the weights, for it holds a program, and --anchor has not: leave --anchor out, "
+            "or regrow a file without a program, as `resprout prune` without --shrink writes"
+        )
+
+
+def _units(masks: Masks, granularity: str, found: tuple[Structure, Tensor] | None) -> None:
+    """How many units live, where they are not weights."""
+    units = parse(granularity)
+    if units.noun != "weights":
+        alive = units.units(masks, found[0].groups if found else ())
+        console().print(f"{alive.alive:,} of {alive.total:,} {units.noun} alive")
+
+
+def _finish(
+    network: nn.Module, masks: Masks, task: Task | None, out: Path, values: str, example: Tensor | None = None
+) -> None:
     if out.is_dir():
         raise CheckpointError(f"--out {out} is a folder; name a file in it")
     # In the layout of a file without targets, so that it is read without knowing them: what was ignored is dense there.
-    whole = Masks({n: masks.get(n, m) for n, m in Masks.dense(network).items()})
-    size, page = save(out, network, whole, values=values), console()
+    whole, page = Masks({n: masks.get(n, m) for n, m in Masks.dense(network).items()}), console()
+    try:
+        size = save(out, network, whole, values=values, example=example)
+    except TraceError as error:
+        size = save(out, network, whole, values=values)
+        page.print(f"note: the file holds no program, only weights: {error}", markup=False)
     page.print(f"{masks.alive:,} of {masks.total:,} weights alive, sparsity {100 * masks.sparsity:.4g} %")
     if task is not None:
         network.eval()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from .. import models
 from ..core.errors import ResproutError, nearest
@@ -15,6 +16,7 @@ from ..deploy.devices import device as profile
 from ..deploy.export import c
 from ..deploy.export.onnx import to_onnx
 from ..deploy.export.torch_ import to_torch
+from ..graph.shape import Shape, reshape
 from .flags import console, plain_errors
 
 KINDS = ("c", "onnx", "torch")
@@ -43,9 +45,15 @@ def export(
         page.print(f"RAM: {made.arena_bytes:,} bytes between the operations, one input, one output, and the stack")
         return
     if to == "torch":
-        size = to_torch(out, archive, None if model is None else models.build(model))
+        size = to_torch(out, archive, None if model is None else _shaped(models.build(model), archive))
     elif archive.program is None:
         raise ResproutError(f"{file} says which weights there are, not how they are used: save it with example=...")
     else:
         size = to_onnx(out, archive.program, archive.tensors())
     page.print(f"wrote {out} ({size:,} bytes)", markup=False)
+
+
+def _shaped(network: nn.Module, archive: encoding.Archive) -> nn.Module:
+    """The network without what the file's has lost."""
+    text = archive.metadata.get("shape")
+    return network if text is None else reshape(network, Shape.from_text(text))

@@ -44,9 +44,20 @@ def task(name: str, data: Path | None, model: str) -> Task:
     if name not in known:
         raise nearest(name, known, "task")
     given: dict[str, Any] = {} if data is None else {"data": str(data)}
-    if "normalise" in inspect.signature(known[name]).parameters and model.startswith("vgg"):
-        given["normalise"] = "vgg"
+    if "normalise" in inspect.signature(known[name]).parameters:
+        given["normalise"] = next((family for family in ("vgg", "vit") if model.startswith(family)), "resnet")
     return known[name](**given)
+
+
+def some_task(name: str | None, data: Path | None, model: str) -> Task | None:
+    """Return the task `name`, or None without one.
+
+    Raises:
+        ResproutError: as `task`; or data of no task.
+    """
+    if name is None and data is not None:
+        raise ResproutError("--data is the folder of a task's data: name the task with --task")
+    return None if name is None else task(name, data, model)
 
 
 def network(name: str, weights: Path | None, seed: int = 0) -> nn.Module:

@@ -31,6 +31,7 @@ TAKEN = (
     "table",
     "values",
     "recipe",
+    "granularity",
     "epochs",
     "dense_epochs",
     "control",
@@ -74,7 +75,8 @@ def fit(
 ) -> None:
     """Cut a network past its cliff and regrow it to a budget; resumes where it was stopped."""
     wanted = budgets(budget, frontier, given["device"])
-    given["recipe"] = find.method("recipe", given["recipe"])
+    if given["recipe"] is not None:
+        given["recipe"] = find.method("recipe", given["recipe"])
     given = usual(task, weights is not None, given)
     with processes() as rank:
         page = console()

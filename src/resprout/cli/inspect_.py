@@ -1,4 +1,4 @@
-"""`resprout inspect`: what is inside a saved file."""
+"""`resprout inspect`: what is inside a saved file, or what of a network can leave."""
 
 from __future__ import annotations
 
@@ -12,21 +12,38 @@ import typer
 from torch import Tensor
 
 from .. import models
+from ..core.errors import ResproutError
 from ..core.store import read_safetensors
 from ..deploy import encoding
 from ..deploy.file import load
 from ..deploy.program import Program
+from ..graph.shape import Shape
+from ..graph.trace import trace
+from . import find, structure
 from .flags import columns, console, plain_errors
 
 
 @plain_errors
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="A file of `resprout fit`, `prune`, `regrow` or `save`, or any safetensors.")
-    ],
-    model: Annotated[str | None, typer.Option(help="Its network: checks that it fits.")] = None,
+        Path | None, typer.Argument(help="A file of `resprout fit`, `prune`, `regrow` or `save`, or any safetensors.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Its network: checks that it fits. Without a file: the network to look at.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Without a file: safetensors with the network's weights.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Without a file: task that gives an input of the network.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    shape: structure.Input = None,
 ) -> None:
-    """Show what a saved file holds: weights, bytes, distance to the entropy bound, program, metadata."""
+    """Show what a saved file holds; or, with --model alone, what of a network can leave, and what cannot."""
+    if file is None:
+        _network(model, weights, task, data, shape)
+        return
+    if weights is not None or task is not None or shape is not None:
+        raise ResproutError("--weights, --task and --input are for a network without a FILE: name one or the other")
     meta, tensors = read_safetensors(file)
     ours = meta.get("format") == encoding.FORMAT
     archive = encoding.read(file) if ours else None
@@ -37,12 +54,31 @@ def inspect(
         _any(meta, tensors)
     else:
         _ours(archive, {n: len(t) for n, t in tensors.items()}, file.stat().st_size)
+        if "shape" in archive.metadata:
+            dense = None if model is None else models.build(model)
+            structure.left(Shape.from_text(archive.metadata["shape"]), dense)
+
+
+def _network(model: str | None, weights: Path | None, task: str | None, data: Path | None, shape: str | None) -> None:
+    """What of a network can leave."""
+    if model is None:
+        raise ResproutError(
+            "name a FILE to see what it holds, or a network to see what of it can leave: --model resnet56"
+        )
+    x = structure.example(shape, find.some_task(task, data, model))
+    if x is None:
+        raise ResproutError(
+            "give the shape of an input of the network, as in --input 3x32x32, or --task with its --data"
+        )
+    network = find.network(model, weights)
+    structure.show(network, trace(network, x, layers=True))
 
 
 def _ours(archive: encoding.Archive, lengths: dict[str, int], size: int) -> None:
     page = console()
     for key, value in sorted(archive.metadata.items()):
-        page.print(f"{key}: {value}", markup=False)
+        if key != "shape":  # `structure.left` says it in words
+            page.print(f"{key}: {value}", markup=False)
     page.print("every checksum sound")
     packed = {n: encoding.pack(s) for n, s in archive.weights.items()}  # our writer's streams, which are these
     table = columns("weight", "shape", "alive", "sparsity", "bits/gap", "bound", "places", "values", "scales")

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table as Rows
 
 from ..deploy import timing
-from ..deploy.trace import trace
+from ..deploy.trace import lower
 from . import find
 from .flags import console
 
@@ -15,7 +15,7 @@ from .flags import console
 def write_table(file: Path, model: str, task: str, data: Path | None, threads: int) -> None:
     """Measure each layer with the runtime at several sparsities, write the table to `file` and show it."""
     page, network = console(), find.network(model, None)
-    traced = trace(network, next(iter(find.task(task, data, model).batches("train"))))
+    traced = lower(network, next(iter(find.task(task, data, model).batches("train"))))
     made = timing.measure(traced.program, traced.tensors, threads)
     made.save(file)
     rows = Rows(box=None, pad_edge=False)

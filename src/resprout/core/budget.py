@@ -225,7 +225,10 @@ class Sparsity(Budget):
         """As in `Budget.keep`, without search."""
         least = choose(low)
         self.check(model, least)
-        return choose(min(math.floor((1 - self.fraction) * least.total + 1e-6), high))
+        most = math.floor((1 - self.fraction) * least.total + 1e-6)
+        if least.alive != low:  # units of several weights
+            return super().keep(model, choose, low, high)
+        return choose(min(most, high))
 
 
 @dataclass(frozen=True)

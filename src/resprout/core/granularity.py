@@ -1,12 +1,15 @@
-"""What one prunable unit is. Here: single weights, and n of every m.
+"""What one prunable unit is: a weight, a block, n of every m, a channel, a head, a layer.
 
-A granularity turns scores and an exact count into masks; blocks, channels, heads and layers join here.
+A granularity turns scores and an exact count into masks. Blocks and coupled units are pooled: each gets one score from those
+of its weights, the very same selection runs over these, and what it chooses is spread over the weights again.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +18,23 @@ from . import select
 from .errors import ResproutError, check_sparsity
 from .kinds import Allocation, Scores, Wishes
 from .masks import Masks
+from .units import Group, Kind, living, spread
 
+LAYERS = "layers"  # as one group
 TRIES = 6  # allowances until about the right number of weights is bought
 
 
 class Granularity(ABC):
     """What one prunable unit is."""
+
+    @property
+    def noun(self) -> str:
+        """Its units in words."""
+        return "weights"
+
+    @abstractmethod
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """Return which units are alive: name (of a tensor or a group) -> bool of the form of its units."""
 
     @abstractmethod
     def choose(
@@ -32,14 +46,14 @@ class Granularity(ABC):
         ceiling: float = 1.0,
         prices: Mapping[str, float] | None = None,
     ) -> Masks:
-        """Return masks with exactly `keep` weights alive: the settled ones and the best of those that compete.
+        """Return masks with exactly `keep` units alive: the settled ones and the best of those that compete.
 
         Args:
             scores: see `kinds.Scores`.
-            keep: weights alive in all, over all tensors.
-            allocate: how many of them each tensor gets.
-            floor: weights that each tensor keeps at least (all it has, if it has fewer).
-            ceiling: the highest density of a tensor, in [0, 1]; what is settled stays.
+            keep: units alive in all.
+            allocate: how many of them each tensor or group gets.
+            floor: units that each keeps at least (all it has, if it has fewer).
+            ceiling: the highest density of each, in [0, 1]; what is settled stays.
             prices: what one weight of each tensor costs; default the same.
 
         Raises:
@@ -51,6 +65,10 @@ class Granularity(ABC):
 class Weight(Granularity):
     """Every weight by itself (unstructured)."""
 
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """The weights."""
+        return masks
+
     def choose(
         self,
         scores: Scores,
@@ -61,20 +79,32 @@ class Weight(Granularity):
         prices: Mapping[str, float] | None = None,
     ) -> Masks:
         """See `Granularity.choose`."""
-        settled, upper = scores.bounds
-        lower = {n: min(max(settled[n], floor), upper[n]) for n in scores}
-        check_sparsity(ceiling, "ceiling")
-        upper = {n: max(lower[n], min(upper[n], int(ceiling * size))) for n, size in scores.sizes.items()}
-        wishes = _wishes(scores, keep, allocate, prices)
-        counts = select.apportion(wishes, keep, lower, upper)
-        chosen = getattr(wishes, "chosen", None)
-        if chosen is None or any(chosen.counts[n] != counts[n] - settled[n] for n in scores):
-            picks = {}
-            for name, score in scores.items():
-                among = None if scores.among is None else Masks({name: scores.among[name]})
-                picks |= select.top({name: score}, counts[name] - settled[name], among)
-            chosen = Masks(picks)
-        return chosen if scores.settled is None else scores.settled | chosen
+        return _best(scores, keep, allocate, floor, ceiling, prices)
+
+
+def _best(
+    scores: Scores,
+    keep: int,
+    allocate: Allocation,
+    floor: int,
+    ceiling: float,
+    prices: Mapping[str, float] | None,
+) -> Masks:
+    """The best `keep` of whatever has these scores, single weights or units."""
+    settled, upper = scores.bounds
+    lower = {n: min(max(settled[n], floor), upper[n]) for n in scores}
+    check_sparsity(ceiling, "ceiling")
+    upper = {n: max(lower[n], min(upper[n], int(ceiling * size))) for n, size in scores.sizes.items()}
+    wishes = _wishes(scores, keep, allocate, prices)
+    counts = select.apportion(wishes, keep, lower, upper)
+    chosen = getattr(wishes, "chosen", None)
+    if chosen is None or any(chosen.counts[n] != counts[n] - settled[n] for n in scores):
+        picks = {}
+        for name, score in scores.items():
+            among = None if scores.among is None else Masks({name: scores.among[name]})
+            picks |= select.top({name: score}, counts[name] - settled[name], among)
+        chosen = Masks(picks)
+    return chosen if scores.settled is None else scores.settled | chosen
 
 
 def _wishes(scores: Scores, keep: int, allocate: Allocation, prices: Mapping[str, float] | None) -> Wishes:
@@ -96,6 +126,201 @@ def _wishes(scores: Scores, keep: int, allocate: Allocation, prices: Mapping[str
 
 
 @dataclass(frozen=True)
+class Block(Granularity):
+    """Tiles of `rows` outputs by `columns` inputs of one weight, at each kernel position; at the edge they are smaller."""
+
+    rows: int
+    columns: int
+
+    @property
+    def noun(self) -> str:
+        """Blocks."""
+        return "blocks"
+
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """The tiles with a weight alive."""
+        return Masks({n: self._tiles(m.float()) > 0 for n, m in masks.items()})
+
+    def choose(
+        self,
+        scores: Scores,
+        keep: int,
+        allocate: Allocation,
+        floor: int = 0,
+        ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
+    ) -> Masks:
+        """See `Granularity.choose`; a tile's score is the sum over its weights that compete."""
+        masks = scores.settled if scores.settled is not None else scores.among
+        alive = None if masks is None else self.units(masks)
+        pooled = {n: self._tiles(_worth(scores, n)) ** (1 / scores.order) for n in scores}
+        grow = scores.settled is not None
+        dead = None if alive is None else ~alive
+        tiles = Scores(pooled, dead if grow else alive, alive if grow else None, scores.order)
+        chosen = _best(tiles, keep, allocate, floor, ceiling, prices)
+        whole = Masks({n: self._whole(chosen[n], scores.shapes[n]) for n in scores})
+        if masks is None or alive is None:
+            return whole
+        known = Masks({n: self._whole(t, scores.shapes[n]) for n, t in alive.items()})
+        return masks | (whole - known) if grow else masks & whole
+
+    def _tiles(self, x: Tensor) -> Tensor:
+        """Sums over tiles."""
+        for dim, size in ((0, self.rows), (1, self.columns)):
+            if x.dim() > dim and size > 1:
+                short = -x.shape[dim] % size
+                x = x.movedim(dim, -1)
+                x = torch.nn.functional.pad(x, (0, short)).unflatten(-1, (-1, size)).sum(-1).movedim(-1, dim)
+        return x.contiguous()
+
+    def _whole(self, tiles: Tensor, shape: Sequence[int]) -> Tensor:
+        for dim, size in ((0, self.rows), (1, self.columns)):
+            if tiles.dim() > dim and size > 1:
+                tiles = tiles.repeat_interleave(size, dim).narrow(dim, 0, shape[dim])
+        return tiles
+
+
+@dataclass(frozen=True)
+class Units(Granularity):
+    """Coupled channels, attention heads or whole layers, as a trace of the model has found them (`graph/`).
+
+    A unit's score is what its weights sum to, wherever they sit (of scores with an `order`, the norm of that order); of
+    scores that are one number per output channel, their mean over the weights that make the unit. With `normalise` it is
+    divided by the mean of its group, so that narrow and wide layers compare (SPA, arXiv:2403.18955). With `priced` a
+    unit's score is divided by what it costs: multiply-adds or microseconds where the budget is one of these, else weights.
+
+    Layers are one group, whatever they are called: all allocations rank them together; floor and ceiling are of their number.
+    """
+
+    kind: Kind = "channel"
+    normalise: bool = False
+    priced: bool = False
+
+    @property
+    def noun(self) -> str:
+        """As in "channels"."""
+        return f"{self.kind}s"
+
+    def _mine(self, groups: Sequence[Group]) -> list[Group]:
+        mine = [g for g in groups if g.kind == self.kind]
+        if not mine:
+            raise ResproutError(
+                f"granularity {self.kind!r} found no {self.kind}s that can leave: pass example= (an input of the model), or look "
+                "at `resprout inspect` for what is kept dense, and why"
+            )
+        return mine
+
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """The units with a weight alive."""
+        mine = self._mine(groups)
+        alive = living(mine, masks)
+        return Masks({LAYERS: torch.cat([alive[g.name] for g in mine])} if self.kind == "layer" else alive)
+
+    def least(self, masks: Masks, groups: Sequence[Group]) -> Masks:
+        """Return `masks` with one unit left of each group, or no layer."""
+        mine = {g.name for g in self._mine(groups)}
+        ones = {g.name: torch.ones(len(g), dtype=torch.bool) for g in groups}
+        first = {n: torch.arange(len(a)) < (0 if self.kind == "layer" else 1) for n, a in ones.items() if n in mine}
+        left = spread(groups, ones | first, {n: m.shape for n, m in masks.items()})
+        return masks & Masks({n: m.to(masks[n].device) for n, m in left.items()})
+
+    def choose(
+        self,
+        scores: Scores,
+        keep: int,
+        allocate: Allocation,
+        floor: int = 0,
+        ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
+    ) -> Masks:
+        """See `Granularity.choose`; of units that compete, only the weights that do count."""
+        grow = scores.settled is not None
+        masks = scores.settled if grow else scores.among
+        mine = self._mine(scores.groups)
+        whole = Masks({n: torch.ones(shape, dtype=torch.bool) for n, shape in scores.shapes.items()})
+        whole = whole if masks is None else masks
+        before = living(scores.groups, whole)
+        alive = Masks({g.name: before[g.name] for g in mine})
+        pooled = self._pool(scores, mine)
+        costs = _unit_prices(prices or dict.fromkeys(scores, 1.0), mine, scores.shapes) if self.priced else None
+        if self.kind == "layer":
+            alive, pooled, costs = self.units(whole, mine), _ranked(pooled, costs, scores.order), None
+        units = Scores(pooled, ~alive if grow else alive, alive if grow else None, scores.order)
+        chosen = _best(units, keep, allocate, floor, ceiling, costs)
+        if self.kind == "layer":
+            chosen = {g.name: a[None] for g, a in zip(mine, chosen[LAYERS], strict=True)}
+        returned = before if self.kind != "layer" else {n: a if bool(a.any()) else ~a for n, a in before.items()}
+        first = next(iter(scores.values()))
+        device = (first.sources[0] if isinstance(first, select.Elementwise) else first).device
+        # What died with a layer, all of a group, comes back with it.
+        after = spread(scores.groups, returned | dict(chosen), scores.shapes)
+        if grow:  # dead weights within units that live stay dead
+            known = spread(scores.groups, before, scores.shapes)
+            after = {n: after[n] & ~known[n] for n in after}
+        new = Masks({n: m.to(device) for n, m in after.items()})
+        return new if masks is None else masks | new if grow else masks & new
+
+    def _pool(self, scores: Scores, groups: Sequence[Group]) -> dict[str, Tensor]:
+        """The units' scores, float32 of shape (units,)."""
+        lines: dict[tuple[str, int], Tensor] = {}
+        pooled = {}
+        for group in groups:
+            slots = [s for s in group.slots if s.parameter in scores]
+            whole = not scores.rows or group.kind == "layer"  # a layer has all rows of its weights
+            made = slots if whole else [s for s in slots if (s.parameter, s.dim) in scores.makes]
+            if not made:
+                raise ResproutError(
+                    f"no prunable weight makes the units of {group.name!r}, so a score of output channels knows nothing of them: "
+                    "name it in targets=[...], or use a score of weights such as 'magnitude'"
+                )
+            total = torch.zeros(len(group), dtype=torch.float64)
+            for slot in made:
+                at = slot.parameter, slot.dim
+                if at not in lines:
+                    table = (
+                        select.dense(scores[slot.parameter]) if scores.rows else _worth(scores, slot.parameter)
+                    ).double()
+                    flat = table.movedim(slot.dim, 0).flatten(1)
+                    lines[at] = (flat.mean(1) if scores.rows else flat.sum(1)).cpu()
+                found = lines[at][slot.index]
+                total += found.mean(1) / len(made) if scores.rows else found.sum(1)
+            total = total if scores.rows else total.sign() * total.abs() ** (1 / scores.order)
+            scale = float(total.abs().mean()) if self.normalise and self.kind != "layer" else 1.0
+            pooled[group.name] = (total / (scale or 1.0)).float()
+        return pooled
+
+
+def _ranked(pooled: Mapping[str, Tensor], prices: Mapping[str, float] | None, order: int) -> dict[str, Tensor]:
+    """The scores of all layers side by side, per price where there are prices."""
+    prices = dict.fromkeys(pooled, 1.0) if prices is None else prices
+    mean = sum(prices.values()) / len(prices)
+    return {LAYERS: torch.cat([score / (prices[n] / mean) ** (1 / order) for n, score in pooled.items()])}
+
+
+def _worth(scores: Scores, name: str) -> Tensor:
+    """What each weight is worth in a sum: its score to the order, zero where it neither lives nor competes."""
+    score = select.dense(scores[name])
+    worth = score if scores.order == 1 else score.abs() ** scores.order
+    if not torch.isfinite(worth).all():
+        raise ResproutError(f"the scores of {name!r} hold NaN or infinity; check the weights, the data and the loss")
+    return worth if scores.among is None else worth * scores.among[name]
+
+
+def _unit_prices(
+    prices: Mapping[str, float], groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, float]:
+    """What one unit of each group costs, by its weights."""
+    found = {}
+    for group in groups:
+        slots = [s for s in group.slots if s.parameter in prices]
+        each = (
+            prices[s.parameter] * s.repeat * math.prod(shapes[s.parameter]) / shapes[s.parameter][s.dim] for s in slots
+        )
+        found[group.name] = max(sum(each), 1e-9)
+    return found
+
+
+@dataclass(frozen=True)
 class NM(Granularity):
     """The best n of every m consecutive inputs of each output (NVIDIA's 2:4 is `NM(2, 4)`).
 
@@ -105,6 +330,10 @@ class NM(Granularity):
 
     n: int
     m: int
+
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """The weights."""
+        return masks
 
     def choose(
         self,
@@ -152,7 +381,7 @@ class NM(Granularity):
 
 
 def parse(granularity: "str | Granularity") -> Granularity:
-    """Read `"weight"` or `"2:4"`.
+    """Read `"weight"`, `"channel"`, `"head"`, `"layer"`, `"2:4"` or `"block:4x1"`.
 
     Raises:
         ResproutError: an unknown name or an impossible pattern.
@@ -161,8 +390,18 @@ def parse(granularity: "str | Granularity") -> Granularity:
         return granularity
     if granularity == "weight":
         return Weight()
+    for kind in get_args(Kind):
+        if granularity == kind:
+            return Units(kind)
     if match := re.fullmatch(r"(\d+):(\d+)", granularity):
         n, m = map(int, match.groups())
         if 0 < n <= m:
             return NM(n, m)
-    raise ResproutError(f"unknown granularity {granularity!r}; use 'weight' or n:m with 0 < n <= m, as in '2:4'")
+    if match := re.fullmatch(r"block:(\d+)x(\d+)", granularity):
+        rows, columns = map(int, match.groups())
+        if min(rows, columns) > 0:
+            return Block(rows, columns)
+    raise ResproutError(
+        f"unknown granularity {granularity!r}; use 'weight', 'channel', 'head', 'layer', n:m with 0 < n <= m as in '2:4', or "
+        "blocks of outputs by inputs as in 'block:4x1'"
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -184,6 +184,7 @@ def change_masks(
     anchor: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
     values: Mapping[str, Tensor] | None = None,
+    beside: Collection[str] = (),
 ) -> dict[str, int]:
     """Zero the dead, give the reborn their values, and tell the model's guards.
 
@@ -195,6 +196,7 @@ def change_masks(
         anchor: the dense network's tensors, for `fill`.
         generator: randomness for `fill`.
         values: the values of reborn weights themselves, in place of `fill`.
+        beside: weights that may all die without a warning, for what they add to is passed on beside them.
 
     Returns:
         {"died": ..., "reborn": ...} in weights.
@@ -214,7 +216,7 @@ def change_masks(
         weight.masked_fill_(~mask.to(weight.device), 0)
     for guard in guards(model):
         guard.change(new)
-    emptied = [n for n, k in new.counts.items() if k == 0 and old.counts[n] > 0]
+    emptied = [n for n, k in new.counts.items() if k == 0 and old.counts[n] > 0 and n not in beside]
     if emptied:
         warnings.warn(
             f"no weight is left in {', '.join(emptied)}: nothing passes through; set floor=1 or more to keep it alive",

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from . import select
 from .masks import Masks
+from .units import Group
 
 if TYPE_CHECKING:
     from .budget import Budget
@@ -38,10 +39,11 @@ class Score(Method):
     """What each weight is worth: higher is kept, or comes back first. Finite; the order is all that matters.
 
     Where weights have different prices, their worth is the score to the power of `order`: 2 for a magnitude, whose square
-    is what the layer loses.
+    is what the layer loses. A score that by nature is one number per output channel fills each row with it, and says `rows`.
     """
 
     order: ClassVar[int] = 1
+    rows: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, probe: Probe) -> Mapping[str, select.Score]:
@@ -52,13 +54,18 @@ class Score(Method):
 class Scores(Mapping[str, select.Score]):
     """What an allocation sees: all scores, which weights compete, and which are settled already.
 
-    Pruning lets the living compete and settles none; regrowth settles the living and lets the dead compete.
+    Pruning lets the living compete and settles none; regrowth settles the living and lets the dead compete. Names are those
+    of tensors, or of groups where units are coupled channels; `order` and `rows` are those of the score, and `makes` the
+    (weight, dimension) that make units.
     """
 
     tensors: Mapping[str, select.Score]
     among: Masks | None = None
     settled: Masks | None = None
     order: int = 1
+    rows: bool = False
+    groups: tuple[Group, ...] = ()
+    makes: frozenset[tuple[str, int]] = frozenset()
 
     def __getitem__(self, name: str) -> select.Score:
         return self.tensors[name]

@@ -165,8 +165,9 @@ def prunable(
     owners = {
         f"{prefix}.weight" if prefix else "weight"
         for prefix, module in model.named_modules()
-        if isinstance(module, PRUNABLE)
+        if isinstance(module, PRUNABLE) or type(module).__name__ == "Conv1D"  # the linear layer of Hugging Face's GPT-2
     }
+    owners |= {name for name in params if name.endswith("in_proj_weight")}  # queries, keys and values of an attention
     if isinstance(targets, str) or isinstance(ignore, str):
         raise ResproutError("targets and ignore are lists of names, not one string: write ['name']")
     for pattern in (*(targets or ()), *ignore):

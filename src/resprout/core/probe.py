@@ -2,8 +2,6 @@
 
 Everything is evaluated by `torch.func.functional_call` on detached copies of what training would change, so that
 weights, gradients, buffers, mode and random state of the model are afterwards what they were, bit for bit.
-
-What this file does not do: average a network's activations for calibration (that will join with its first user).
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 
 from .errors import ResproutError
 from .masks import Masks
+from .units import Group
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Tensors = dict[str, Tensor]
@@ -89,6 +88,7 @@ class Probe:
         self.masks = Masks.dense(model) if masks is None else masks
         self.seed = seed
         self.training = training
+        self.groups: tuple[Group, ...] = ()  # coupled channels, where the granularity is structured
         self._data, self._loss, self._anchor = data, loss, anchor
         self._live, self._live_fisher = live, live_fisher
         self._state: Mapping[str, Tensor] = {}
@@ -139,7 +139,7 @@ class Probe:
                 self._anchor,
                 self.seed,
             )
-            dense.training, dense._state = self.training, self._anchor or {}
+            dense.training, dense._state, dense.groups = self.training, self._anchor or {}, self.groups
             self._at_anchor = dense
         return self._at_anchor
 
@@ -205,7 +205,10 @@ class Probe:
         return value
 
     def per_batch(self) -> Iterator[Tensors]:
-        """Yield the gradient of each batch's loss for every prunable weight, dead ones included."""
+        """Yield the gradient of each batch's loss for every prunable weight, dead ones included (or the live ones)."""
+        if self._live is not None:
+            yield self._live
+            return
         for batch in self.data():
             with self._aside(), torch.enable_grad():
                 weights = {n: w.clone().requires_grad_() for n, w in self.weights().items()}
@@ -259,14 +262,21 @@ class Probe:
             return torch.func.functional_call(self.model, self._tensors(weights), inputs, tie_weights=True)
 
     @torch.no_grad()
-    def watch(self, names: Sequence[str], fn: Callable[[str, Tensor], None]) -> None:
-        """Run the batches and call `fn(name, output)` with what each named module puts out."""
+    def watch(self, names: Sequence[str], fn: Callable[[str, Tensor], None], inputs: bool = False) -> None:
+        """Run the batches and call `fn(name, tensor)` with what each named module puts out, or (`inputs`) what it reads."""
         modules = dict(self.model.named_modules())
 
         def hook(name: str) -> Callable[..., None]:
-            return lambda module, args, out: fn(name, out.detach())
+            if inputs:
+                return lambda module, args, given: fn(name, first_tensor((args, given) if args else given).detach())
+            return lambda module, args, out: fn(name, first_tensor(out).detach())
 
-        handles = [modules[name].register_forward_hook(hook(name)) for name in names]
+        def attach(module: nn.Module, name: str) -> torch.utils.hooks.RemovableHandle:
+            if inputs:
+                return module.register_forward_pre_hook(hook(name), with_kwargs=True)
+            return module.register_forward_hook(hook(name))
+
+        handles = [attach(modules[name], name) for name in names]
         try:
             for batch in self.data():
                 with self._aside():
@@ -274,6 +284,33 @@ class Probe:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class Moments:
+    """Mean and variance per channel of values that come in pieces, in float64, merged exactly.
+
+    Chan, Golub, LeVeque: "Algorithms for Computing the Sample Variance", The American Statistician 1983.
+    """
+
+    def __init__(self) -> None:
+        self.count, self._mean, self._squares = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, values: Tensor) -> None:
+        """Take in `values` of shape (channels, n)."""
+        values, n, count = values.detach().double(), values.shape[1], self.count
+        mean = values.mean(1)
+        squares = (values - mean[:, None]).square().sum(1)
+        if count:
+            off = mean - self._mean
+            squares = self._squares + squares + off.square() * (count * n / (count + n))
+            mean = self._mean + off * (n / (count + n))
+        self.count, self._mean, self._squares = count + n, mean, squares
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return (mean, population variance) of shape (channels,), over all ranks of the process group."""
+        count = share(torch.full_like(self._mean[:1], self.count))
+        mean = share(self._mean * self.count) / count
+        return mean, share(self._squares + (self._mean - mean).square() * self.count) / count
 
 
 def _derivatives(value: Tensor, weights: Tensors, create_graph: bool = False) -> Tensors:

@@ -12,7 +12,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from . import store
 from .errors import CheckpointError, ResproutError
+from .granularity import Granularity, Weight
 from .hold import change_masks, guards, unwrap
 from .kinds import Fill, Step
 from .masks import Masks
-from .probe import Probe
+from .probe import Loss, Probe
 from .task import Split, Task
+from .units import Group, residual, revived
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -84,6 +86,8 @@ class Run:
         probe_batches: training batches that scores look at.
         report: called with (event, facts), for progress and the journey.
         save_every: seconds between checkpoints within a step.
+        granularity: what one unit is: what steps count, cut and regrow unless they say otherwise.
+        groups: the coupled channels of the network, for structured granularities.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class Run:
         probe_batches: int = 8,
         report: Report | None = None,
         save_every: float = 30.0,
+        granularity: Granularity = Weight(),  # noqa: B008
+        groups: Sequence[Group] = (),
     ):
         if precision not in ("fp32", "bf16"):
             raise ResproutError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
@@ -108,6 +114,7 @@ class Run:
         self.seed, self.folder = seed, folder
         self.precision, self.channels_last = precision, channels_last
         self.probe_batches, self.save_every = probe_batches, save_every
+        self.granularity, self.groups = granularity, tuple(groups)
         self.report = report or silent
         self.journal: list[dict[str, Any]] = []
         self.points: dict[str, dict[str, Tensor]] = {}
@@ -145,6 +152,25 @@ class Run:
         params = dict(self.model.named_parameters())
         return {n: params[n] for n in self.masks}
 
+    @property
+    def units(self) -> Masks:
+        """Which units are alive: the masks themselves where a unit is a weight."""
+        return self.granularity.units(self.masks, self.groups)
+
+    def probe_with(
+        self,
+        data: Sequence[Any] | None = None,
+        loss: Loss | None = None,
+        anchor: Mapping[str, Tensor] | None = None,
+        live: dict[str, Tensor] | None = None,
+        live_fisher: dict[str, Tensor] | None = None,
+    ) -> Probe:
+        """Return a probe of the network as it stands with what is given, the run's groups and its seed."""
+        seed = mix(self.seed, self.trained)
+        probe = Probe(self.model, self.masks, data, loss, anchor, seed, live, live_fisher)
+        probe.groups = self.groups
+        return probe
+
     def generator(self, *labels: object) -> torch.Generator:
         """Return a generator that depends on the run's seed, the steps trained, and `labels`."""
         return torch.Generator().manual_seed(mix(self.seed, self.trained, *labels))
@@ -152,10 +178,10 @@ class Run:
     def probe(self, label: str = "probe") -> Probe:
         """Return a probe of the network as it stands, on `probe_batches` training batches (live gradients if any)."""
         if self.live is not None:
-            return Probe(self.model, self.masks, anchor=self.anchor, seed=mix(self.seed, self.trained), live=self.live)
+            return self.probe_with(anchor=self.anchor, live=self.live)
         batches = self.task.batches("train", seed=mix(self.seed, label), shard=ranks())
         data = [b for _, b in zip(range(self.probe_batches), batches, strict=False)]
-        probe = Probe(self.model, self.masks, data, self.task.loss, self.anchor, mix(self.seed, self.trained))
+        probe = self.probe_with(data=data, loss=self.task.loss, anchor=self.anchor)
         if self.anchor is not None:  # what is asked of the dense network is asked once
             dense = self._anchor_probes.setdefault(label, probe.at_anchor())
             dense.seed = mix(self.seed, label)  # whenever it is first asked, or a resumed run would differ
@@ -178,7 +204,10 @@ class Run:
             ResproutError: masks of another model, or ranks that disagree.
         """
         agree(masks)
-        moved = change_masks(self.model, self.masks, masks, fill, self.anchor, self.generator("fill"), values)
+        draw, beside = self.generator("fill"), residual(self.groups)
+        moved = change_masks(self.model, self.masks, masks, fill, self.anchor, draw, values, beside)
+        if self.groups and moved["reborn"] and self.anchor is not None:
+            revived(self.model, self.groups, self.masks, masks, self.anchor)
         self.masks = masks
         return moved
 
@@ -212,7 +241,7 @@ class Run:
             guard.release()
         twin = Run(
             model, self.task, self.masks, seed=self.seed, precision=self.precision, channels_last=self.channels_last,
-            probe_batches=self.probe_batches, report=report,
+            probe_batches=self.probe_batches, report=report, granularity=self.granularity, groups=self.groups,
         )  # fmt: skip
         twin.points, twin.trained, twin.chooses_on = dict(self.points), self.trained, self.chooses_on
         return twin
@@ -285,8 +314,9 @@ class Run:
         return record
 
     def state(self) -> dict[str, Any]:
-        """Return what a row of the journey shows: weights alive (in all, and per tensor) and sparsity."""
-        return {"alive": self.masks.alive, "sparsity": self.masks.sparsity, "counts": self.masks.counts}
+        """Return what a row of the journey shows: weights alive (in all, and per tensor), units alive, and sparsity."""
+        row = {"alive": self.masks.alive, "sparsity": self.masks.sparsity, "counts": self.masks.counts}
+        return row | {"units": self.units.alive}
 
     @property
     def here(self) -> dict[str, Any]:

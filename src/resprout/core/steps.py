@@ -17,6 +17,7 @@ from .hold import hold
 from .kinds import Allocation, Fill, Rule, Schedule, Score, Scores, Searcher, Step
 from .masks import Masks, keep_count
 from .probe import Probe, first_tensor, take, to_device
+from .roles import role
 from .run import Run, load_optimizer, mix, ranks
 from .select import Elementwise, Picks, greedy
 
@@ -31,19 +32,23 @@ def pruned(
     granularity: Granularity,
     floor: int = 0,
     ceiling: float = 1.0,
+    prices: Mapping[str, float] | None = None,
 ) -> Masks:
-    """Return masks with exactly `keep` of the living weights: those that score best. They nest in the old ones.
+    """Return masks with exactly `keep` of the living units: those that score best. They nest in the old ones.
 
     Raises:
         ResproutError: more than there are alive, or bounds that exclude it.
     """
     masks = probe.masks
-    if keep > masks.alive:
+    units = granularity.units(masks, probe.groups)
+    if keep > units.alive:
         raise ResproutError(
-            f"cannot prune to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use regrow"
+            f"cannot prune to {keep:,} {granularity.noun} alive: {units.alive:,} are (sparsity {units.sparsity:.6g}); "
+            "use regrow"
         )
     among = None if masks.alive == masks.total else masks
-    return granularity.choose(Scores(score(probe), among, order=score.order), keep, allocate, floor, ceiling)
+    scores = Scores(score(probe), among, None, score.order, score.rows, probe.groups, _makers(probe))
+    return granularity.choose(scores, keep, allocate, floor, ceiling, prices)
 
 
 def regrown(
@@ -54,81 +59,105 @@ def regrown(
     granularity: Granularity,
     floor: int = 0,
     ceiling: float = 1.0,
+    prices: Mapping[str, float] | None = None,
 ) -> Masks:
-    """Return masks with exactly `keep` weights alive: all that live now, and the best-scoring of the dead.
+    """Return masks with exactly `keep` units alive: all that live now, and the best-scoring of the dead.
 
     Raises:
         ResproutError: fewer than there are alive, or bounds that exclude it.
     """
     masks = probe.masks
-    if keep < masks.alive:
+    units = granularity.units(masks, probe.groups)
+    if keep < units.alive:
         raise ResproutError(
-            f"cannot regrow to {keep:,} weights alive: {masks.alive:,} are (sparsity {masks.sparsity:.6g}); use prune"
+            f"cannot regrow to {keep:,} {granularity.noun} alive: {units.alive:,} are (sparsity {units.sparsity:.6g}); "
+            "use prune"
         )
-    return granularity.choose(Scores(score(probe), ~masks, masks, score.order), keep, allocate, floor, ceiling)
+    scores = Scores(score(probe), ~masks, masks, score.order, score.rows, probe.groups, _makers(probe))
+    return granularity.choose(scores, keep, allocate, floor, ceiling, prices)
+
+
+def _makers(probe: Probe) -> frozenset[tuple[str, int]]:
+    """The weights that make units, and along which dimension."""
+    slots = (s for g in probe.groups for s in g.slots if s.parameter in probe.masks)
+    return frozenset((s.parameter, s.dim) for s in slots if role(probe.model, s) != "read")
 
 
 def chooser(
-    probe: Probe, score: Score, allocate: Allocation, floor: int = 0, prices: Mapping[str, float] | None = None
+    probe: Probe,
+    score: Score,
+    allocate: Allocation,
+    floor: int = 0,
+    prices: Mapping[str, float] | None = None,
+    granularity: Granularity = Weight(),  # noqa: B008
 ) -> Callable[[int], Masks]:
-    """Return what `Budget.keep` searches with: weights alive -> masks, cut from those of now or grown on them.
+    """Return what `Budget.keep` searches with: units alive -> masks, cut from those of now or grown on them.
 
     Scores are taken once; a `floor` holds for cuts.
     """
-    masks = probe.masks
-    among = None if masks.alive == masks.total else masks
-
-    @functools.cache
-    def scores(grow: bool) -> Scores:
-        return Scores(score(probe), ~masks if grow else among, masks if grow else None, score.order)
+    once = _Once(functools.cache(lambda: score(probe)), score.order, score.rows)
+    alive = granularity.units(probe.masks, probe.groups).alive
 
     def choose(keep: int) -> Masks:
-        grow = keep > masks.alive
-        return Weight().choose(scores(grow), keep, allocate, 0 if grow else floor, prices=prices)
+        if keep > alive:
+            return regrown(probe, keep, once, allocate, granularity, prices=prices)
+        return pruned(probe, keep, once, allocate, granularity, floor, prices=prices)
 
     return choose
 
 
+class _Once(Score):
+    """A score that has been taken."""
+
+    def __init__(self, found: Callable[[], Mapping[str, Any]], order: int, rows: bool):
+        for name, value in (("found", found), ("order", order), ("rows", rows)):
+            object.__setattr__(self, name, value)
+
+    def __call__(self, probe: Probe) -> Mapping[str, Any]:
+        return self.found()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @dataclass(frozen=True)
 class Prune(Step):
-    """Cut to `sparsity`: rank the living, keep the best."""
+    """Cut until `sparsity` of the units are dead: rank the living, keep the best. Units are the run's unless given."""
 
     sparsity: float
     score: Score
     allocate: Allocation
-    granularity: Granularity = Weight()  # noqa: RUF009
+    granularity: Granularity | None = None
     floor: int = 0
     ceiling: float = 1.0
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Cut."""
-        keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
-        masks = pruned(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
-        return run.set_masks(masks)
+        what = self.granularity or run.granularity
+        keep = keep_count(check_sparsity(self.sparsity), what.units(run.masks, run.groups).total)
+        return run.set_masks(pruned(run.probe(), keep, self.score, self.allocate, what, self.floor, self.ceiling))
 
 
 @dataclass(frozen=True)
 class Regrow(Step):
-    """Grow back to `sparsity`: rank the dead, wake the best, give them the values of `fill`."""
+    """Grow back until `sparsity` of the units are dead: rank the dead, wake the best with the values of `fill`."""
 
     sparsity: float
     score: Score
     allocate: Allocation
     fill: Fill
-    granularity: Granularity = Weight()  # noqa: RUF009
+    granularity: Granularity | None = None
     floor: int = 0
     ceiling: float = 1.0
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Grow."""
-        keep = keep_count(check_sparsity(self.sparsity), run.masks.total)
-        masks = regrown(run.probe(), keep, self.score, self.allocate, self.granularity, self.floor, self.ceiling)
+        what = self.granularity or run.granularity
+        keep = keep_count(check_sparsity(self.sparsity), what.units(run.masks, run.groups).total)
+        masks = regrown(run.probe(), keep, self.score, self.allocate, what, self.floor, self.ceiling)
         return run.set_masks(masks, self.fill)
 
 
 @dataclass(frozen=True)
 class Meet(Step):
-    """Prune or regrow to the most weights that `budget` allows: to the last byte (with `try_only`, just find out)."""
+    """Prune or regrow to the most units that `budget` allows: to the last byte (with `try_only`, just find out)."""
 
     budget: Budget
     score: Score
@@ -143,11 +172,11 @@ class Meet(Step):
         Raises:
             BudgetError: the budget cannot be met; the message says how near one gets.
         """
-        prices = self.budget.prices(run.model, run.masks)
-        choose = chooser(run.probe(), self.score, self.allocate, self.floor, prices)
-        least = sum(min(self.floor, size) for size in run.masks.sizes.values())
-        masks = self.budget.keep(run.model, choose, least, run.masks.total)
-        facts = {"keep": masks.alive, "asked": str(self.budget)}
+        prices, units = self.budget.prices(run.model, run.masks), run.units
+        choose = chooser(run.probe(), self.score, self.allocate, self.floor, prices, run.granularity)
+        least = sum(min(self.floor, size) for size in units.sizes.values())
+        masks = self.budget.keep(run.model, choose, least, units.total)
+        facts = {"keep": run.granularity.units(masks, run.groups).alive, "asked": str(self.budget)}
         facts["cost"] = self.budget.cost(run.model, masks)
         return facts if self.try_only else facts | run.set_masks(masks, self.fill)
 
@@ -198,15 +227,16 @@ def _approach(run: Run, budget: Budget, grow: bool) -> None:
     """Regrow to the most weights that the budget allows, or cut to them and leave each layer one at least."""
     old, source = run.masks, run.anchor if grow and run.anchor is not None else run.weights()
     values = {n: source[n].detach() for n in old}
-    scores = Scores({n: _squares(w) for n, w in values.items()}, ~old if grow else old, old if grow else None)
-    prices, floor = budget.prices(run.model, old), 0 if grow else 1
-    low, high = (old.alive, old.total) if grow else (sum(map(bool, old.counts.values())), old.alive)
+    shares = {n: _squares(w) for n, w in values.items()}
+    scores = Scores(shares, ~old if grow else old, old if grow else None, groups=run.groups)
+    prices, floor, units = budget.prices(run.model, old), 0 if grow else 1, run.units
+    low, high = (units.alive, units.total) if grow else (sum(map(bool, units.counts.values())), units.alive)
     with torch.no_grad():  # what grows costs what its value takes
         for name, weight in run.weights().items():
             weight.copy_(torch.where(old[name], weight, values[name]))
 
     def choose(keep: int) -> Masks:
-        return Weight().choose(scores, keep, _Ranked(), floor, prices=prices)
+        return run.granularity.choose(scores, keep, _Ranked(), floor, prices=prices)
 
     run.set_masks(budget.keep(run.model, choose, low, high), values=values)
 

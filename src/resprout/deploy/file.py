@@ -5,6 +5,7 @@ What this file does not do: the format itself (`encoding.py`, docs/file-format.m
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from ..core import store
 from ..core.errors import CheckpointError, ResproutError
 from ..core.hold import unwrap
 from ..core.masks import Masks
+from ..graph.shape import Shape, reshape, shape_of
 from . import encoding
 from .folding import restored
-from .trace import Traced, trace
+from .trace import Traced, lower
 
 
 def save(
@@ -41,7 +43,7 @@ def save(
         model: the network.
         masks: which weights are alive; default those that are not zero.
         values: "fp32", "fp16", "int8" or "int4", the type of the weights. The rest is float32 with "fp32", else float16.
-        example: a batch of inputs (or what `trace` made of one): the file then carries the program, and norms are folded.
+        example: a batch of inputs (or what `lower` made of one): the file then carries the program, and norms are folded.
         data: a list of batches for "int8" and "int4": weights are rounded so that the layers' outputs change least.
         budget: noted in the file's metadata.
         provenance: JSON-able facts, noted too.
@@ -55,8 +57,10 @@ def save(
         TraceError: with `example`, a network that devices do not know.
     """
     model = unwrap(model)
-    traced = example if isinstance(example, Traced | None) else trace(model, example)
+    traced = example if isinstance(example, Traced | None) else lower(model, example)
     notes = {} if budget is None else {"budget": budget}
+    if (shape := shape_of(model)) is not None:
+        notes["shape"] = shape.to_text()
     if provenance is not None:
         notes["provenance"] = _json(provenance)
     alive = Masks.of(model) if masks is None else masks
@@ -80,16 +84,34 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
     """Read a file made by `save` into a model of the same architecture, and return the model.
 
     From a file with a program come folded norms: afterwards the model computes the same in eval mode, its norms only add.
+    From a file of a network that has been shrunk, the dense model loses the same channels, heads and layers.
 
     Args:
         path: the file.
-        into: receives all weights; untouched if anything is wrong.
+        into: receives all weights; untouched if anything is wrong. The dense model, or one shrunk in the same way.
 
     Raises:
         CheckpointError: a file that is damaged, cut short, of another format, or of another model.
     """
     model = unwrap(into)
     archive = encoding.read(path)
+    shape = Shape.from_text(archive.metadata["shape"]) if "shape" in archive.metadata else None
+    if shape is not None and shape_of(model) is None:
+        try:
+            _fill(path, reshape(copy.deepcopy(model), shape), archive)  # untouched if anything is wrong
+        except CheckpointError:
+            raise
+        except ResproutError as error:
+            raise CheckpointError(f"{path} belongs to another model: {error}") from error
+        reshape(model, shape)
+    elif shape != shape_of(model):
+        raise _foreign(path, model, "other channels are present")
+    _fill(path, model, archive)
+    return into
+
+
+def _fill(path: str | Path, model: nn.Module, archive: encoding.Archive) -> None:
+    """Give a model of the right shape the values of a file."""
     own = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
     for name, weight in archive.weights.items():  # before anything large is made
         if name in own and tuple(own[name].shape) != weight.shape:
@@ -101,7 +123,6 @@ def load(path: str | Path, into: nn.Module) -> nn.Module:
         raise _foreign(path, model, f"{(lacks or odd)[0]!r} is {'not in the file' if lacks else 'another or absent'}")
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
-    return into
 
 
 def _foreign(path: str | Path, model: nn.Module, why: str) -> CheckpointError:

@@ -5,9 +5,7 @@ What this file does not do: know what the operations mean (see `trace.py`).
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +17,8 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from ..core.errors import TraceError
-from ..core.hold import guards
 from ..core.probe import describe
+from ..graph.tape import aside
 
 HANDS_ON = {"dropout", "feature_dropout"}  # their result may be the operand itself, which their schemas do not say
 BATCH = 2  # of the example: with one image, the batch could be mistaken for another axis
@@ -112,26 +110,6 @@ def batch_for(model: nn.Module, example: Tensor) -> Tensor:
     """Return the first input of `example`, `BATCH` times, on the model's device and of its type."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return example[:1].detach().to(like).expand(BATCH, *example.shape[1:]).clone()
-
-
-@contextlib.contextmanager
-def aside(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients or the guards that keep masks; everything as before afterwards."""
-    modes, hooks = [(m, m.training) for m in model.modules()], model._forward_pre_hooks
-    kept = list(hooks.items())
-    for guard in guards(model):
-        guard.enforce()
-        for key in [k for k, hook in kept if getattr(hook, "__self__", None) is guard]:
-            del hooks[key]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        hooks.clear()
-        hooks.update(kept)
 
 
 def _canonical(model: nn.Module) -> dict[str, str]:

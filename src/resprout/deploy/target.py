@@ -56,6 +56,6 @@ def program_of(budget: Budget, target: Target | None) -> Program:
     if target is None or target.traced is None:
         raise BudgetError(
             f"the budget {budget} is about a network's operations and does not know them: call fit, or "
-            "budget.on(Target(trace(model, example)))"
+            "budget.on(Target(lower(model, example)))"
         )
     return target.traced.program

@@ -51,7 +51,7 @@ class Traced:
     sources: tuple[str, ...] = ()
 
 
-def trace(model: nn.Module, example: Any) -> Traced:
+def lower(model: nn.Module, example: Any) -> Traced:
     """Return what `model` computes in eval mode; the model is left as it was.
 
     A batch norm behind a convolution or linear layer is folded into its weights, unless somebody reads the result
@@ -381,6 +381,9 @@ def _channels(c: Any, shape: Shape) -> Tensor:
     if isinstance(c, _Value):
         raise ResproutError("of two values that depend on the input")
     tensor = torch.as_tensor(c.tensor if isinstance(c, Constant) else c, dtype=torch.float64)
+    for d in range(tensor.dim()):  # what is the same all along a dimension is one number there
+        if d != tensor.dim() - len(shape) and (tensor == tensor.narrow(d, 0, 1)).all():
+            tensor = tensor.narrow(d, 0, 1)
     sizes = (1,) * (len(shape) + 1 - tensor.dim()) + tuple(tensor.shape)
     if len(sizes) > len(shape) + 1 or any(n != 1 for i, n in enumerate(sizes) if i != 1):
         raise ResproutError(f"with a constant of shape {tuple(tensor.shape)}; one number per channel is supported")

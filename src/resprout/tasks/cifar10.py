@@ -18,6 +18,7 @@ from .arrays import Arrays
 
 RESNET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 VGG = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+VIT = (VGG[0], (0.2023, 0.1994, 0.2010))
 
 
 def cifar10(data: str | None = None, seed: int = 0, normalise: str = "resnet") -> Arrays:
@@ -26,7 +27,7 @@ def cifar10(data: str | None = None, seed: int = 0, normalise: str = "resnet") -
     Args:
         data: folder with `train-*.parquet` and `test-*.parquet`; default the environment variable RESPROUT_CIFAR10.
         seed: not used (the split is by rows).
-        normalise: "resnet" or "vgg": the channel statistics that the network was trained with.
+        normalise: "resnet", "vgg" or "vit": the channel statistics that the network was trained with.
 
     Raises:
         ResproutError: no such folder or files, pyarrow or Pillow missing, or a file that is damaged.
@@ -40,7 +41,7 @@ def cifar10(data: str | None = None, seed: int = 0, normalise: str = "resnet") -
         raise ResproutError(
             f"{folder} holds {len(y)} training rows; more than 5,000 are needed, 5,000 of them to validate"
         )
-    mean, std = {"resnet": RESNET, "vgg": VGG}[normalise]
+    mean, std = {"resnet": RESNET, "vgg": VGG, "vit": VIT}[normalise]
     return Arrays(
         (x[:-5000], y[:-5000]), (x[-5000:], y[-5000:]), test, mean, std, pad=4, flip=True, name=f"cifar10-{normalise}"
     )  # fmt: skip

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ...core.errors import ResproutError, nearest
 from .. import encoding, interpret
 from ..program import Program
-from ..trace import trace
+from ..trace import lower as program_of
 from . import build, native
 from .batch import best_cut, halves
 from .lower import Lowered, lower
@@ -101,7 +101,7 @@ class Runtime:
         Raises:
             TraceError: a model that devices do not know.
         """
-        traced = trace(model, example)
+        traced = program_of(model, example)
         return cls((traced.program, traced.tensors), threads, isa=isa)
 
     def __call__(self, x: Any) -> NDArray[np.float32]:

@@ -9,6 +9,6 @@ from ...core.steps import Meet
 
 
 def plan(run: Run, budgets: Sequence[Budget], score: Score, allocate: Allocation, floor: int) -> dict[Budget, int]:
-    """Return budget -> weights alive if the network were cut to it now, the smallest first."""
+    """Return budget -> units alive if the network were cut to it now, the smallest first."""
     found = {b: run.do(Meet(b, score, allocate, floor=floor, try_only=True))["keep"] for b in budgets}
     return dict(sorted(found.items(), key=lambda item: item[1]))

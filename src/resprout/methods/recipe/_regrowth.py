@@ -37,9 +37,9 @@ def regrow(
         steps: optimizer steps of all rounds together.
         curve: the one-way curve.
     """
-    total = run.masks.total
+    total = run.units.total
     for i in range(recipe.rounds):
-        left = keep - run.here["alive"]
+        left = keep - run.here["units"]
         levels = tuple(sorted({max(1, min(left, round(f * total))) for f in recipe.fractions}))
         if i == recipe.rounds - 1 or left <= levels[-1]:
             levels = (max(0, left),)
@@ -59,7 +59,7 @@ def regrow(
                 "proportional": DamageProportional(similarity),
                 "greedy": DamageGreedy(similarity),
             }.get(recipe.allocator, Global())
-            target = run.here["alive"] + levels[-1]
+            target = run.here["units"] + levels[-1]
         last = i == recipe.rounds - 1 or target >= keep
         if last:
             run.do(Meet(budget, recipe.score, allocate, recipe.fill))

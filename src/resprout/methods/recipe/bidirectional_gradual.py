@@ -43,7 +43,7 @@ class BidirectionalGradual(Recipe):
         plans = plan(run, budgets, self.cut_score, self.allocate, self.floor)
         epoch = run.task.steps_per_epoch
         for budget in plans:
-            first = run.here["alive"] > plans[budget]
+            first = run.here["units"] > plans[budget]
             rule = Sprout(
                 plans[budget], budget, self.stump, self.down if first else 0.0, self.up if first else 0.2, self.every,
                 score=self.score, cut_score=self.cut_score, allocate=self.allocate, floor=self.floor,

@@ -61,7 +61,7 @@ class BidirectionalIterative(Recipe):
         run.chooses_on = "test" if self.paper_protocol else "validation"
         plans = plan(run, budgets, self.cut_score, self.allocate, self.floor)
         steps = max(2, round(self.epochs * run.task.steps_per_epoch))
-        stump = self.stump * next(iter(plans.values())) / run.masks.total
+        stump = self.stump * next(iter(plans.values())) / run.units.total
         cuts = max(1, math.ceil(math.log(stump) / math.log(1 - self.rate)))
         each = max(1, round(self.down * steps / cuts))
         curve = [(0.0, run.do(Look())["validation"])]

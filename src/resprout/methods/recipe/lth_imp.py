@@ -36,13 +36,13 @@ class LthImp(Recipe):
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk, the largest budget first."""
         plans = plan(run, budgets, self.score, self.allocate, self.floor)
-        rounds, alive = 0, run.masks.total
+        rounds, alive = 0, run.units.total
         while alive > min(plans.values()):
             alive, rounds = int(alive * (1 - self.rate)), rounds + 1
         each = max(1, round(self.epochs * run.task.steps_per_epoch / max(1, rounds + len(budgets) - 1)))
         for budget in reversed(plans):
-            while (keep := int(run.here["alive"] * (1 - self.rate))) > plans[budget]:
-                run.do(Prune(1 - keep / run.masks.total, self.score, self.allocate, floor=self.floor))
+            while (keep := int(run.here["units"] * (1 - self.rate))) > plans[budget]:
+                run.do(Prune(1 - keep / run.units.total, self.score, self.allocate, floor=self.floor))
                 for step in self.recover(each):
                     run.do(step)
             run.do(Meet(budget, self.score, self.allocate, floor=self.floor))

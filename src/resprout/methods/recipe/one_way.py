@@ -10,9 +10,11 @@ from typing import ClassVar
 
 from ...core.budget import Budget
 from ...core.errors import ResproutError
+from ...core.granularity import Units
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
 from ...core.steps import Arrive, Meet, Optimizer, Prune, Train
+from ..allocate.global_ import Global
 from ..allocate.lamp import Lamp
 from ..rule.gradual import Gradual
 from ..schedule.cosine import Cosine
@@ -24,7 +26,10 @@ from ._plan import plan
 
 @dataclass(frozen=True)
 class OneWay(Recipe):
-    """From the dense network down through the budgets, the largest first; each has its share of `epochs`."""
+    """From the dense network down through the budgets, the largest first; each has its share of `epochs`.
+
+    Without `allocate` it is LAMP, and of coupled units one global ranking (docs/structure.md).
+    """
 
     epochs: float = 8
     mode: str = "gradual"
@@ -34,7 +39,7 @@ class OneWay(Recipe):
     lr: float = 0.1
     optimizer: Optimizer = Optimizer()  # noqa: RUF009
     score: Score = Magnitude()  # noqa: RUF009
-    allocate: Allocation = Lamp()  # noqa: RUF009
+    allocate: Allocation | None = None
     floor: int = 1
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
@@ -46,20 +51,22 @@ class OneWay(Recipe):
         """Walk."""
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
         lr = Cosine(self.lr, 0.0, warmup=0.05)
-        plans = plan(run, budgets, self.score, self.allocate, self.floor)
+        allocate = self.allocate or (Global() if isinstance(run.granularity, Units) else Lamp())
+        plans = plan(run, budgets, self.score, allocate, self.floor)
         for budget in reversed(plans):
-            start, end = run.here["sparsity"], 1 - plans[budget] / run.masks.total
+            total = run.units.total
+            start, end = 1 - run.here["units"] / total, 1 - plans[budget] / total
             if self.mode == "gradual":
-                rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, self.allocate, self.floor)
+                rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, allocate, self.floor)
                 run.do(Train(steps, lr, self.optimizer, rule, looks=8))
             else:
                 rounds = self.rounds if self.mode == "iterative" else 1
                 for i in range(1, rounds + 1):
                     sparsity = Geometric(start, end)(i / rounds)
                     if i < rounds:
-                        run.do(Prune(sparsity, self.score, self.allocate, floor=self.floor))
+                        run.do(Prune(sparsity, self.score, allocate, floor=self.floor))
                     else:
-                        run.do(Meet(budget, self.score, self.allocate, floor=self.floor))
+                        run.do(Meet(budget, self.score, allocate, floor=self.floor))
                     share = steps * i // rounds - steps * (i - 1) // rounds
                     run.do(Train(max(1, share), lr, self.optimizer, span=((i - 1) / rounds, i / rounds)))
             run.do(Arrive(budget))

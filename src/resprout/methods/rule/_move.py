@@ -16,13 +16,13 @@ LATE = 0.9  # the part of training after which weights no longer move far
 def cut(
     run: Run, keep: int | None, score: Score, allocate: Allocation, floor: int, budget: Budget | None = None
 ) -> None:
-    """Prune to `keep` weights, at the prices of `budget`; or (None) to the most that it allows."""
-    prices = None if budget is None else budget.prices(run.model, run.masks)
-    choose, alive = chooser(run.probe(), score, allocate, floor, prices), run.masks.alive
+    """Prune to `keep` units, at the prices of `budget`; or (None) to the most that it allows."""
+    prices, units = None if budget is None else budget.prices(run.model, run.masks), run.units
+    choose, alive = chooser(run.probe(), score, allocate, floor, prices, run.granularity), units.alive
     if keep is not None:
         run.set_masks(choose(min(keep, alive)))
     elif budget is not None:
-        least = sum(min(floor, count) for count in run.masks.counts.values())
+        least = sum(min(floor, count) for count in units.counts.values())
         run.set_masks(budget.keep(run.model, choose, least, alive))
 
 

@@ -20,7 +20,8 @@ from ._move import LATE, cut, drifted
 class Gradual(Rule):
     """Cut along `schedule` (of sparsity), which is at its end after the fraction `until` of the steps.
 
-    The last cut takes `budget` to its limit where one is given. `every` is in optimizer steps.
+    The last cut takes `budget` to its limit where one is given; `priced` is a budget whose prices count while its limit does
+    not, on the way to a stump. `every` is in optimizer steps.
     """
 
     schedule: Schedule
@@ -30,16 +31,17 @@ class Gradual(Rule):
     score: Score = Magnitude()  # noqa: RUF009
     allocate: Allocation = Lamp()  # noqa: RUF009
     floor: int = 0
+    priced: Budget | None = None
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def after_backward(self, run: Run, step: int, steps: int) -> None:
         """Cut, if it is time."""
         last = min(round(self.until * steps), steps - 1)
         if step < last and step % self.every == 0:
-            keep = keep_count(self.schedule(step / last), run.masks.total)
-            cut(run, keep, self.score, self.allocate, self.floor, self.budget)
+            keep = keep_count(self.schedule(step / last), run.units.total)
+            cut(run, keep, self.score, self.allocate, self.floor, self.budget or self.priced)
         elif step == last:
-            keep = keep_count(self.schedule(1.0), run.masks.total) if self.budget is None else None
-            cut(run, keep, self.score, self.allocate, self.floor, self.budget)
+            keep = keep_count(self.schedule(1.0), run.units.total) if self.budget is None else None
+            cut(run, keep, self.score, self.allocate, self.floor, self.budget or self.priced)
         elif step == round(LATE * steps) and drifted(run, self.budget):
             cut(run, None, self.score, self.allocate, self.floor, self.budget)

@@ -60,28 +60,30 @@ class Sprout(Rule):
             return
         gather(run, self.memory)
         if down and step <= down and (step % self.every == 0 or step == down):
-            share = Cubic(1.0, self.stump * self.keep / run.masks.total)(step / down)
+            total = run.units.total
+            share = Cubic(1.0, self.stump * self.keep / total)(step / down)
             remember(run)
-            cut(run, round(share * run.masks.total), self.cut_score, self.allocate, self.floor, self.budget)
+            cut(run, round(share * total), self.cut_score, self.allocate, self.floor, self.budget)
         if step == down:
-            run.slots["stump"] = torch.tensor(run.masks.alive)
+            run.slots["stump"] = torch.tensor(run.units.alive)
         if step == up or (step > down and (step - down) % self.every == 0):
             self._wake(run, 1.0 if step == up else (step - down) / (up - down), last=step == up)
 
     def _wake(self, run: Run, t: float, last: bool) -> None:
         """Regrow to the share `t` of the way from the stump to the target; the last time to the budget's limit."""
-        probe, alive = witness(run), run.masks.alive
+        probe, units = witness(run), run.units
+        alive = units.alive
         prices = None if self.budget is None else self.budget.prices(run.model, run.masks)
-        grow = chooser(probe, self.score, self.regrow, 0, prices)
+        grow = chooser(probe, self.score, self.regrow, 0, prices, run.granularity)
         if last and self.budget is not None:
-            shrink = chooser(run.probe(), self.cut_score, self.allocate, self.floor, prices)
+            shrink = chooser(run.probe(), self.cut_score, self.allocate, self.floor, prices, run.granularity)
             met = self.budget.met(self.budget.cost(run.model, run.masks))  # or training has moved it past the limit
-            least = alive if met else sum(min(self.floor, count) for count in run.masks.counts.values())
+            least = alive if met else sum(min(self.floor, count) for count in units.counts.values())
 
             def choose(keep: int) -> Masks:
                 return grow(keep) if keep >= alive else shrink(keep)
 
-            masks = self.budget.keep(run.model, choose, least, run.masks.total)
+            masks = self.budget.keep(run.model, choose, least, units.total)
         else:
             stump = int(run.slots["stump"])
             masks = grow(max(alive, round(stump + t * (self.keep - stump))))

@@ -7,9 +7,11 @@ one-shot curve, on which the cliff is found; there each point is fine-tuned for 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...core.granularity import Units
 from ...core.kinds import Allocation, Cliff, Fidelity, Recover, Score, Searcher
 from ...core.run import Run
 from ...core.steps import Prune
+from ..allocate.global_ import Global
 from ..allocate.lamp import Lamp
 from ..cliff.two_segment import TwoSegment
 from ..recover.finetune import Finetune
@@ -24,19 +26,22 @@ class OneWayCurve(Searcher):
     steps: int = 40
     recover: Recover = Finetune()  # noqa: RUF009
     score: Score = Magnitude()  # noqa: RUF009
-    allocate: Allocation = Lamp()  # noqa: RUF009
+    allocate: Allocation | None = None
     cliff: Cliff = TwoSegment()  # noqa: RUF009
     fidelity: ClassVar[Fidelity] = "smoke-tested"
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Measure, and find the cliff."""
-        curve = []
+        structured = isinstance(run.granularity, Units)
+        curve, allocate = [], self.allocate or (Global() if structured else Lamp())
         for i, sparsity in enumerate(self.sparsities):
             run.report("search", {"step": i + 1, "steps": len(self.sparsities), "sparsity": sparsity})
             fork = run.fork()
-            fork.do(Prune(sparsity, self.score, self.allocate, floor=1))
+            units = fork.units
+            least = 1 - min(1.0, sum(map(bool, units.counts.values())) / units.total)  # one of each is left
+            fork.do(Prune(min(sparsity, least), self.score, allocate, floor=1))
             for step in self.recover(self.steps):
                 fork.do(step)
             run.searched += fork.trained - run.trained
-            curve.append((sparsity, fork.evaluate()))
+            curve.append((fork.masks.sparsity if structured else sparsity, fork.evaluate()))
         return {"curve": curve, "cliff": self.cliff([s for s, _ in curve], [a for _, a in curve])}

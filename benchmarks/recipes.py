@@ -1,11 +1,13 @@
-"""One-way against bidirectional on a real network, at equal training steps.
+r"""One-way against bidirectional on a real network, at equal training steps.
 
-ResNet-20 on CIFAR-10, pretrained, to one or several budgets; a recipe may have arguments, as in "one_way(until=0.4)".
-Every cell (budget, recipe, seed) is one `resprout.fit` in its own process on one thread, resumable. Test data is read
-once per cell, at its end. Writes mean and spread to benchmarks/results/.
+A ResNet on CIFAR-10, pretrained, to one or several budgets; a recipe may have arguments, as in "one_way(until=0.4)". Every
+cell (budget, recipe, seed) is one `resprout.fit` in its own process on one thread, resumable. Test data is read once per
+cell, at its end. Of channels, the files hold the smaller network. Writes mean and spread to benchmarks/results/.
 
-    python benchmarks/resnet20.py --data ../shared/data --budgets 0.98 --epochs 8 --seeds 4
-    python benchmarks/resnet20.py --data ../shared/data --budgets 16KiB 32KiB --values int8 --epochs 8 --seeds 2
+    python benchmarks/recipes.py --data ../shared/data --budgets 0.98 --epochs 8 --seeds 4
+    python benchmarks/recipes.py --data ../shared/data --budgets 16KiB 32KiB --values int8 --epochs 8 --seeds 2
+    python benchmarks/recipes.py --data ../shared/data --network resnet56 --granularity channel --budgets "62.7M macs" \
+        --recipes "one_way(lr=0.05)" bidirectional_structured --epochs 4 --results benchmarks/results/resnet56_channels.json
 """
 
 import argparse
@@ -30,7 +32,7 @@ def cell(args: argparse.Namespace) -> None:
     from resprout.tasks.cifar10 import cifar10
 
     torch.set_num_threads(args.threads)
-    network = find.network("resnet20", Path(args.data) / "cifar10-resnet" / "resnet20.safetensors", args.seed)
+    network = find.network(args.network, Path(args.data) / "cifar10-resnet" / f"{args.network}.safetensors", args.seed)
     task = cifar10(str(Path(args.data) / "cifar10"))
     began, told = time.monotonic(), [0.0]
 
@@ -44,7 +46,7 @@ def cell(args: argparse.Namespace) -> None:
 
     result = rs.fit(
         network, task, args.budget, recipe=find.method("recipe", args.recipe), epochs=args.epochs, seed=args.seed,
-        out=args.out, curve=False, values=args.values, report=report,
+        out=args.out, curve=False, values=args.values, granularity=args.granularity, report=report,
     )  # fmt: skip
     arrival = dataclasses.asdict(result.frontier[-1]) | {
         "arm": args.recipe,
@@ -53,8 +55,29 @@ def cell(args: argparse.Namespace) -> None:
         "dense_test": result.dense.test,
     }
     arrival |= {"recipe_configuration": result.config["recipe"], "precision": result.config["precision"]}
-    arrival["file"] = Path(arrival["file"]).name
     print(json.dumps(arrival | {"seconds": round(time.monotonic() - began, 1)}))
+
+
+def _gains(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
+    """Measure the smaller network of each recipe's first seed against the dense one, one image, one thread."""
+    import copy
+
+    import torch
+
+    import resprout as rs
+    from resprout.cli import find
+
+    torch.set_num_threads(1)
+    dense = find.network(args.network, Path(args.data) / "cifar10-resnet" / f"{args.network}.safetensors", 0).eval()
+    found = []
+    for row in (r for r in rows if r["seed"] == 0):
+        small = rs.load(row["file"], copy.deepcopy(dense))
+        for batch in (1, 64):
+            measured = rs.gain(dense, small, torch.randn(batch, 3, 32, 32), onnx=True)
+            print(f"{row['arm']}, {row['asked']}, {batch} images:\n{measured}")
+            facts = {"arm": row["arm"], "asked": row["asked"], "images": batch}
+            found.append(facts | dataclasses.asdict(measured))
+    return found
 
 
 def main() -> None:
@@ -62,6 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data", help="folder with cifar10/ and cifar10-resnet/")
     parser.add_argument("--budgets", nargs="+", default=["0.98"])
+    parser.add_argument("--network", default="resnet20", help="resnet20, resnet32, resnet44 or resnet56")
+    parser.add_argument(
+        "--granularity", default="weight", help="what is cut and regrown: weight, channel, block:4x1, ..."
+    )
     parser.add_argument("--values", default="fp16", help="how the file stores weights: fp32, fp16, int8 or int4")
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--seeds", type=int, default=2)
@@ -84,7 +111,7 @@ def main() -> None:
         while waiting and len(running) < args.jobs:
             budget, recipe, seed = job = waiting.pop(0)
             command = [sys.executable, __file__, "--budget", budget, "--recipe", recipe, "--seed", str(seed)]
-            for name in ("data", "values", "epochs", "threads", "out"):
+            for name in ("data", "network", "granularity", "values", "epochs", "threads", "out"):
                 command += [f"--{name}", str(getattr(args, name))]
             running[job] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for job, process in list(running.items()):
@@ -96,6 +123,9 @@ def main() -> None:
                 print(f"{job}: test {rows[-1]['test']:.4f}, validation {rows[-1]['validation']:.4f}", flush=True)
                 del running[job]
         time.sleep(1)
+    gains = [] if args.granularity not in ("channel", "layer") else _gains(args, rows)
+    for row in rows:
+        row["file"] = Path(row["file"]).name
     table = []
     for budget, recipe in ((b, r) for b in args.budgets for r in args.recipes):
         row: dict[str, float | str] = {"budget": budget, "recipe": recipe, "seeds": args.seeds}
@@ -113,10 +143,13 @@ def main() -> None:
         "machine": platform.platform(),
     }
     facts |= {
+        "network": args.network,
+        "granularity": args.granularity,
         "epochs": args.epochs,
         "budgets": args.budgets,
         "values": args.values,
         "table": table,
+        **({"latency": gains} if gains else {}),
         "cells": sorted(rows, key=lambda r: r["seed"]),
     }
     Path(args.results).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,150 @@
+"""Remove a unit on trial: which numbers in a model's code must change with a group, and which groups cannot leave at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ResproutError
+from ..core.hold import guards, unwrap
+from ..core.masks import Masks
+from ..core.units import Group
+from .tape import arguments, aside, moved, tensors_of
+from .trace import Structure
+
+CLOSE = 1e-4  # of the largest output
+
+
+def outputs(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return all tensors that `model` returns for `example`, in eval mode."""
+    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    args, kwargs = moved(arguments(example), device)
+    with aside(model):
+        return [t.float() for t in tensors_of(model(*args, **kwargs)) if t.is_floating_point()]
+
+
+def masked(model: nn.Module, groups: Sequence[Group], alive: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of `model` with zeros in all slots of the units that `alive` lacks."""
+    twin = copy.deepcopy(model)
+    tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
+    with torch.no_grad():
+        for group in groups:
+            dead = ~alive[group.name]
+            for slot in group.slots:
+                tensor = tensors[slot.parameter]
+                tensor.index_fill_(slot.dim, slot.index[dead].flatten().to(tensor.device), 0)
+    return twin
+
+
+def applied(model: nn.Module, masks: Masks) -> nn.Module:
+    """Return a copy of `model` with zeros where `masks` are dead, held by nothing.
+
+    Raises:
+        ResproutError: masks of another model.
+    """
+    twin = copy.deepcopy(unwrap(model))
+    for guard in guards(twin):
+        guard.release()
+    params = dict(twin.named_parameters())
+    with torch.no_grad():
+        for name, mask in masks.items():
+            if name not in params or params[name].shape != mask.shape:
+                raise ResproutError(f"the masks name {name!r}, which {type(twin).__name__} does not have in that shape")
+            params[name].mul_(mask.to(params[name].device))
+    return twin
+
+
+def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Return the largest difference, as a part of the largest number."""
+    if [t.shape for t in a] != [t.shape for t in b]:
+        return float("inf")
+    worst = max((float((x - y).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)
+    return worst / max(1e-6, max((float(x.abs().max()) for x in a if x.numel()), default=1.0))
+
+
+def tried(model: nn.Module, found: Structure, example: Any) -> Structure:
+    """Return the structure with the groups that can really leave, and the numbers in the code that go with them."""
+    good, bad = _try(model, found, list(found.groups), example)
+    kept = dict(found.kept_dense)
+    for group in found.groups:
+        if group.name in bad:
+            for slot in group.slots:
+                if slot.dim == 0 and slot.parameter not in kept:
+                    kept[slot.parameter] = bad[group.name]
+    groups = tuple(g for g in found.groups if g.name in good)
+    names = {n for n, p in model.named_parameters() if p.dim() > 1}
+    kept = {n: why for n, why in kept.items() if n in names}
+    return replace(found, groups=groups, kept_dense=kept, attributes={n: a for n, a in good.items() if a})
+
+
+def _try(
+    model: nn.Module, found: Structure, groups: list[Group], example: Any
+) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Return group -> attributes of those that can leave together, and group -> why not of the others."""
+    if not groups:
+        return {}, {}
+    if not (why := _fails(model, replace(found, groups=tuple(groups)), example)):
+        return {g.name: {} for g in groups}, {}
+    if len(groups) == 1:
+        for reach in (1, 2):
+            attributes = {groups[0].name: candidates(model, groups[0], reach)}
+            alone = replace(found, groups=tuple(groups), attributes=attributes)
+            if attributes[groups[0].name] and not _fails(model, alone, example):
+                return attributes, {}
+    if len(groups) == 1:
+        return {}, {groups[0].name: why}
+    half = len(groups) // 2
+    good, bad = _try(model, found, groups[:half], example)
+    more, worse = _try(model, found, groups[half:], example)
+    return good | more, bad | worse
+
+
+def _fails(model: nn.Module, structure: Structure, example: Any) -> str:
+    """Why the model without one unit of each group does not compute what it does with that unit masked; or nothing."""
+    from .shrink import remove
+
+    alive = {}
+    for group in structure.groups:
+        alive[group.name] = torch.ones(len(group), dtype=torch.bool)
+        if len(group) > 1:
+            alive[group.name][len(group) // 2] = False
+    try:
+        after = outputs(remove(model, structure, alive), example)
+    except Exception as error:  # of any kind, for it runs the model's own code
+        return f"without a unit the model fails: {str(error).strip().partition(chr(10))[0]}"
+    gap = difference(outputs(masked(model, structure.groups, alive), example), after)
+    return "" if gap <= CLOSE else f"without a unit the model computes something else (by {gap:.1e} of its output)"
+
+
+def candidates(model: nn.Module, group: Group, reach: int) -> dict[str, int]:
+    """Return "module.attribute" -> its fall per unit, for whole numbers that equal a size of the group.
+
+    Args:
+        model: whose attributes.
+        group: its sizes are those of the dimensions of its slots, and its number of units.
+        reach: 1 looks at the modules that own the parameters, 2 also at their parents.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    sizes = {len(group): 1} | {tensors[s.parameter].shape[s.dim]: s.repeat for s in group.slots}
+    owners = {s.parameter.rpartition(".")[0] for s in group.slots}
+    if reach > 1:
+        owners |= {path.rpartition(".")[0] for path in owners}
+    found = {}
+    for path in sorted(owners):
+        module = model.get_submodule(path)
+        if type(module).__module__.startswith("torch.nn.") or type(module).__name__ == "Conv1D":
+            continue  # `refit` knows them
+        for name, value in vars(module).items():
+            if not isinstance(value, int) or isinstance(value, bool) or name.startswith("_"):
+                continue
+            each = sizes.get(value)
+            if each is None and "head" in name and "dim" not in name and "size" not in name and value % len(group) == 0:
+                each = value // len(group)
+            if each:
+                found[f"{path}.{name}" if path else name] = each
+    return found
