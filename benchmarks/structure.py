@@ -406,7 +406,7 @@ def main() -> None:
     result = json.loads(args.out.read_text()) if args.out.exists() else {}
     result |= {
         "machine": f"{processor()}, {platform.system()} {platform.machine()}",
-        "command": "taskset -c 1 python benchmarks/structure.py",
+        "command": " ".join(["python", *sys.argv]),
         "threads": 1,
         "torch": torch.__version__,
         "torch_pruning": version("torch-pruning"),

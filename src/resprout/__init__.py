@@ -10,6 +10,7 @@ from .core.task import Task
 from .deploy.bytes import Bytes
 from .deploy.file import load, save
 from .deploy.flash import Flash
+from .deploy.gain import Gain, gain
 from .deploy.latency import Latency
 from .deploy.macs import Macs
 from .deploy.ram import Ram
@@ -17,7 +18,6 @@ from .deploy.runtime import Runtime
 from .deploy.target import Target
 from .deploy.trace import lower
 from .fit import Arrival, Result, fit
-from .graph.gain import Gain, gain
 from .graph.shrink import expand, shrink
 from .graph.trace import Structure, trace
 from .tasks.arrays import Arrays

@@ -10,8 +10,8 @@ from torch import nn
 
 import resprout as rs
 from resprout.core.units import Group, living
-from resprout.graph import gain as module
-from resprout.graph.gain import Gain, Times, compare, multiply_adds
+from resprout.deploy import gain as module
+from resprout.deploy.gain import Gain, Times, compare, multiply_adds
 from resprout.graph.shape import shape_of
 
 

@@ -19,8 +19,8 @@ from ..core.task import Task
 from ..deploy import encoding
 from ..deploy.encoding import VALUES
 from ..deploy.file import save
+from ..deploy.gain import gain
 from ..graph import shrink as graph
-from ..graph.gain import gain
 from ..graph.shape import shape_of
 from ..graph.trace import Structure
 from . import find, structure

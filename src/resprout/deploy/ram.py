@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Ram(Budget):
     """The image that the C export builds takes at most this many bytes of RAM: activations, input, output, stack.
 
-    It holds all channels, so zeros among the weights do not change it: this is a check, made before training.
+    It holds all channels, so zeros among the weights do not change it: this is a check, made before training. Channels that
+    leave do (`fit` with granularity="channel").
     """
 
     size: int
@@ -59,5 +60,5 @@ class Ram(Budget):
         program = program_of(self, self.target)
         return (
             f"{ram(program) - STACK:,} bytes of it are activations, one input and one output, which zeros do not make "
-            "smaller: use fewer or narrower channels (structured pruning), a smaller input, or another device"
+            "smaller: remove channels (granularity='channel'), use a smaller input, or another device"
         )

@@ -83,6 +83,6 @@ def counting(module: nn.Module, keep: Tensor) -> nn.Module:
         made: nn.Module = RMSNorm(weight.detach()[keep].clone(), of, eps)
     else:
         dim = getattr(module, "dim", -1 if type(module) is nn.LayerNorm else 1)
-        made = LayerNorm(len(keep), of, eps, getattr(module, "bias", None) is not None, dim)
+        made = LayerNorm(len(keep), of, eps, getattr(module, "bias", None) is not None, dim).to(weight.device)
         made.load_state_dict({n: t[keep] for n, t in module.state_dict().items()})
     return made.to(weight).train(module.training)

@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..core.errors import ResproutError
 from ..core.hold import unwrap
 from ..core.probe import describe
-from .tape import arguments, aside
+from ..graph.tape import arguments, aside
+from .rivals import onnx_runtime
 
 SECONDS = 2.0  # of measuring, for each engine
 ROUNDS = 15  # at least
@@ -200,8 +201,6 @@ def _in_torch(model: nn.Module, example: Any) -> Callable[[], Any]:
 
 def _in_onnx(model: nn.Module, example: Any, file: Path) -> Callable[[], Any]:
     """The network in ONNX Runtime, as `resprout bench` sets that up."""
-    from ..deploy.rivals import onnx_runtime  # not at the top: `deploy` reads this package
-
     if not isinstance(example, Tensor) or example.dtype is not torch.float32:
         raise ResproutError(f"onnx=True is for networks of one float32 tensor, got {describe(example)}; leave it out")
     if find_spec("onnxruntime") is None:
