@@ -1,6 +1,8 @@
 """The command line as a user meets it: in this process through typer's runner, a tiny fit included."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ from typer.testing import CliRunner
 import resprout as rs
 from resprout import catalog, models
 from resprout.api import prune
-from resprout.cli import app
+from resprout.cli import app, find
 from resprout.cli.fit import budgets
 from resprout.cli.flags import helps
 from resprout.cli.journey import describe
 from resprout.core.errors import BudgetError
+from resprout.methods.allocate.global_ import Global
+from resprout.methods.recipe.one_way import OneWay
+from resprout.methods.score.newton_gain import NewtonGain
 
 RUNNER = CliRunner()
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -60,6 +65,16 @@ def test_list_json_has_a_line_for_every_method():
     assert {row["fidelity"] for row in rows} <= {"paper-checked", "identity-checked", "smoke-tested"}
     assert {row["key"] for row in rows} >= {"lamp"}
     assert all(row["citation"] for row in rows)
+
+
+def test_a_method_takes_methods_as_arguments():
+    made = find.method("recipe", "one_way(lr=0.05, score=newton_gain(damping=0.5), allocate=global)")
+    assert made == OneWay(lr=0.05, score=NewtonGain(damping=0.5), allocate=Global())
+
+
+def test_python_dash_m():
+    said = subprocess.run([sys.executable, "-m", "resprout", "--help"], capture_output=True, text=True, check=True)
+    assert "fit" in said.stdout
 
 
 def test_list_takes_one_kind_and_names_the_nearest_for_another():
@@ -132,6 +147,9 @@ def test_prune_takes_scores_that_look_at_data(there: Path):
         (("prune", "--sparsity", "0.9", "--allocate", "lamb"), "'lamp'"),
         (("prune", "--sparsity", "0.9", "--score", "newton_gain(damp=1)"), "'damping'"),
         (("prune", "--sparsity", "0.9", "--score", "newton_gain(open('x'))"), "cannot read score"),
+        (("prune", "--sparsity", "0.9", "--score", "newton_gain(damping=open('x'))"), "cannot read score"),
+        (("fit", "--budget", "0.9", "--recipe", "one_way(score=tailor)"), "did you mean 'taylor'"),
+        (("fit", "--budget", "0.9", "--recipe", "one_way(lr=taylor)"), "plain values or names of methods"),
         (("prune", "--sparsity", "0.9", "--model", "resnet21"), "'resnet20'"),
         (("prune", "--sparsity", "0.9", "--ignore", "*"), "nothing to prune"),
         (("prune", "--sparsity", "0.9", "--values", "fp17"), "'fp16'"),

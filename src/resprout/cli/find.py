@@ -6,11 +6,12 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import keyword
 import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -113,34 +114,49 @@ def _fitting(model: nn.Module, found: dict[str, Tensor], file: Path) -> dict[str
 
 
 def method(kind: str, text: str) -> Method:
-    """Return the method that `text` says: a name, or a name with arguments such as "newton_gain(ridge=0.1)".
+    """Return the method that `text` says: a name, or a name with arguments such as "one_way(lr=0.05, score=taylor)".
 
     Raises:
         ResproutError: an unknown name or argument (with the nearest ones), or a text that cannot be read.
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(\((.*)\))?\s*", text, re.S)
-    if match is None:
-        raise ResproutError(f"cannot read {kind} {text!r}; write a name, or name(field=value)")
-    if not match[2]:
-        return catalog.make(kind, match[1])
-    cls = catalog.find(kind, match[1])
-    fields = [f.name for f in dataclasses.fields(cls) if f.init]
+    python = re.sub(
+        r"\b[a-z]+\b", lambda m: m[0] + "_" * keyword.iskeyword(m[0]), text.strip()
+    )  # "global" is a name here
     try:
-        call = ast.parse(f"f({match[3]})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError("plain fields are needed")
-        given = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return _method(kind, ast.parse(python, mode="eval").body)
+    except ResproutError:
+        raise
     except (SyntaxError, ValueError):
+        name = re.match(r"\s*\w*", text)
+        shape = f"{name[0].strip()}(field=value, ...)" if name and name[0].strip() else "a name, or name(field=value)"
         raise ResproutError(
-            f"cannot read {kind} {text!r}; write {match[1]}(field=value, ...) with plain values"
+            f"cannot read {kind} {text!r}; write {shape} with plain values or names of methods"
         ) from None
-    for name in given:
-        if name not in fields:
-            raise nearest(name, fields, f"field of {kind} {match[1]}")
+
+
+def _method(kind: str, node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return catalog.make(kind, node.id.rstrip("_"))
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+        raise ValueError("plain fields are needed")
+    name = node.func.id.rstrip("_")
+    cls = catalog.find(kind, name)
+    fields, types, given = [f.name for f in dataclasses.fields(cls) if f.init], get_type_hints(cls), {}
+    for argument in node.keywords:
+        if argument.arg not in fields:
+            raise nearest(str(argument.arg), fields, f"field of {kind} {name}")
+        if isinstance(argument.value, ast.Name | ast.Call):
+            wanted = [t for t in (types[argument.arg], *get_args(types[argument.arg])) if inspect.isclass(t)]
+            kinds = [c.kind for c in catalog.cards() if any(t in c.method.__bases__ for t in wanted)]
+            if not kinds:
+                raise ValueError("a plain value is needed")
+            given[argument.arg] = _method(kinds[0], argument.value)
+        else:
+            given[argument.arg] = ast.literal_eval(argument.value)
     try:
         return cls(**given)
     except TypeError as error:
-        raise ResproutError(f"{kind} {match[1]!r}: {error}") from error
+        raise ResproutError(f"{kind} {name!r}: {error}") from error
 
 
 def methods(given: dict[str, Any]) -> dict[str, Any]:

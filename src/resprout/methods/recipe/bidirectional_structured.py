@@ -17,8 +17,8 @@ from ..fill.anchor import Anchor
 from ..rule.gradual import Gradual
 from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
-from ..score.magnitude import Magnitude
 from ..score.saliency import Saliency
+from ..score.taylor import Taylor
 from ._plan import plan
 
 
@@ -38,7 +38,7 @@ class BidirectionalStructured(Recipe):
     lr: float = 0.05
     optimizer: Optimizer = Optimizer()  # noqa: RUF009
     score: Score = Saliency()  # noqa: RUF009
-    cut_score: Score = Magnitude()  # noqa: RUF009
+    cut_score: Score = Taylor()  # noqa: RUF009
     allocate: Allocation = Global()  # noqa: RUF009
     fill: Fill = Anchor()  # noqa: RUF009
     floor: int = 1

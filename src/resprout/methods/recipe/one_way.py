@@ -21,6 +21,7 @@ from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
 from ..schedule.geometric import Geometric
 from ..score.magnitude import Magnitude
+from ..score.taylor import Taylor
 from ._plan import plan
 
 
@@ -28,7 +29,7 @@ from ._plan import plan
 class OneWay(Recipe):
     """From the dense network down through the budgets, the largest first; each has its share of `epochs`.
 
-    Without `allocate` it is LAMP, and of coupled units one global ranking (docs/structure.md).
+    Left out, `score` is magnitude and `allocate` is LAMP; of coupled units Taylor and one global ranking (docs/structure.md).
     """
 
     epochs: float = 8
@@ -38,7 +39,7 @@ class OneWay(Recipe):
     every: int = 16
     lr: float = 0.1
     optimizer: Optimizer = Optimizer()  # noqa: RUF009
-    score: Score = Magnitude()  # noqa: RUF009
+    score: Score | None = None
     allocate: Allocation | None = None
     floor: int = 1
     fidelity: ClassVar[Fidelity] = "identity-checked"
@@ -51,22 +52,24 @@ class OneWay(Recipe):
         """Walk."""
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
         lr = Cosine(self.lr, 0.0, warmup=0.05)
-        allocate = self.allocate or (Global() if isinstance(run.granularity, Units) else Lamp())
-        plans = plan(run, budgets, self.score, allocate, self.floor)
+        of_units = isinstance(run.granularity, Units)
+        score = self.score or (Taylor() if of_units else Magnitude())
+        allocate = self.allocate or (Global() if of_units else Lamp())
+        plans = plan(run, budgets, score, allocate, self.floor)
         for budget in reversed(plans):
             total = run.units.total
             start, end = 1 - run.here["units"] / total, 1 - plans[budget] / total
             if self.mode == "gradual":
-                rule = Gradual(Cubic(start, end), budget, self.until, self.every, self.score, allocate, self.floor)
+                rule = Gradual(Cubic(start, end), budget, self.until, self.every, score, allocate, self.floor)
                 run.do(Train(steps, lr, self.optimizer, rule, looks=8))
             else:
                 rounds = self.rounds if self.mode == "iterative" else 1
                 for i in range(1, rounds + 1):
                     sparsity = Geometric(start, end)(i / rounds)
                     if i < rounds:
-                        run.do(Prune(sparsity, self.score, allocate, floor=self.floor))
+                        run.do(Prune(sparsity, score, allocate, floor=self.floor))
                     else:
-                        run.do(Meet(budget, self.score, allocate, floor=self.floor))
+                        run.do(Meet(budget, score, allocate, floor=self.floor))
                     share = steps * i // rounds - steps * (i - 1) // rounds
                     run.do(Train(max(1, share), lr, self.optimizer, span=((i - 1) / rounds, i / rounds)))
             run.do(Arrive(budget))

@@ -1,0 +1,5 @@
+"""`python -m resprout` is `resprout`."""
+
+from .cli import main
+
+main()
