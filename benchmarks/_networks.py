@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import resprout as rs
-from resprout.cli import find
+from resprout import find
 from resprout.deploy.export.onnx import to_onnx
 from resprout.deploy.trace import lower
 

@@ -18,8 +18,7 @@ import torch
 from _cut import accuracy
 
 import resprout as rs
-from resprout import catalog
-from resprout.cli import find
+from resprout import catalog, find
 from resprout.core.granularity import Units
 from resprout.core.steps import chooser
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from _cut import accuracy
 
 import resprout as rs
-from resprout.cli import find
+from resprout import find
 from resprout.core.budget import Budget
 from resprout.core.steps import chooser
 from resprout.methods.allocate.global_ import Global

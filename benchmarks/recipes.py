@@ -28,7 +28,7 @@ def cell(args: argparse.Namespace) -> None:
     import torch
 
     import resprout as rs
-    from resprout.cli import find
+    from resprout import find
     from resprout.tasks.cifar10 import cifar10
 
     torch.set_num_threads(args.threads)
@@ -65,7 +65,7 @@ def _gains(args: argparse.Namespace, rows: list[dict]) -> list[dict]:
     import torch
 
     import resprout as rs
-    from resprout.cli import find
+    from resprout import find
 
     torch.set_num_threads(1)
     dense = find.network(args.network, Path(args.data) / "cifar10-resnet" / f"{args.network}.safetensors", 0).eval()

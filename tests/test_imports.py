@@ -8,9 +8,9 @@ import pytest
 import resprout
 
 ROOT = Path(resprout.__file__).parent
-TOP = {"__init__", "api", "catalog", "fit", "cli", "integrations"}  # may use everything
+TOP = {"__init__", "api", "catalog", "find", "fit", "cli", "integrations"}  # may use everything
 MAY_USE_METHODS = {"recipe", "rule", "search", "recover", "studies"}
-MAY_USE_ALL = {"cli", "studies", "integrations"}
+MAY_USE_ALL = {"cli", "compare", "studies", "integrations"}
 
 
 def files() -> list[Path]:

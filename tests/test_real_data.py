@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resprout.cli import find
+from resprout import find
 from resprout.core.run import Run
 from resprout.tasks.cifar10 import cifar10
 

@@ -1,6 +1,7 @@
 """Methods by name, without a registry: a file's path is its name, and the folders are walked.
 
-`score/magnitude.py` is the score "magnitude"; a trailing underscore (`allocate/global_.py`) is dropped.
+`score/magnitude.py` is the score "magnitude", `studies/pie.py` the study "pie"; a trailing underscore
+(`allocate/global_.py`) is dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from .core.errors import ResproutError, nearest
 from .core.kinds import Method
 
-METHODS = Path(__file__).parent / "methods"
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,11 @@ class Card:
 def cards() -> tuple[Card, ...]:
     """Return a card for every method, by kind and name."""
     found = []
-    for file in sorted(METHODS.glob("*/[!_]*.py")):
+    files = [*sorted(HERE.glob("methods/*/[!_]*.py")), *sorted(HERE.glob("studies/[!_]*.py"))]
+    for file in files:
         kind, stem = file.parent.name, file.stem
-        module = importlib.import_module(f"{__package__}.methods.{kind}.{stem}")
+        kind = "study" if kind == "studies" else kind
+        module = importlib.import_module(".".join((__package__, *file.relative_to(HERE).with_suffix("").parts)))
         own = [
             c
             for c in vars(module).values()

@@ -192,7 +192,7 @@ def fit(
     bare = unwrap(model)
     wanted = prunable(bare, targets, ignore)  # units reach into layers that are not wanted themselves
     masks = Masks.dense(bare) if structured else Masks.dense(bare, targets, ignore)
-    precision = _precision(precision, bare, masks.total)
+    precision = resolved(precision, bare, masks.total)
     config = {
         "resprout": 1,
         "model": f"{type(bare).__name__}-{store.checksum(bare.state_dict())[:16]}",
@@ -329,8 +329,8 @@ def _name(recipe: Recipe) -> str:
     return next(c.name for c in catalog.cards() if c.method is type(recipe))
 
 
-def _precision(asked: str, model: nn.Module, weights: int) -> str:
-    """bfloat16 pays on networks that are not tiny, on processors that have it."""
+def resolved(asked: str, model: nn.Module, weights: int) -> str:
+    """Return what precision "auto" is: bfloat16 pays on networks that are not tiny, on processors that have it."""
     if asked != "auto":
         return asked
     device = next(model.parameters()).device.type

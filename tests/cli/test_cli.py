@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import resprout as rs
-from resprout import catalog, models
+from resprout import catalog, find, models
 from resprout.api import prune
-from resprout.cli import app, find
+from resprout.cli import app
 from resprout.cli.fit import budgets
 from resprout.cli.flags import helps
 from resprout.cli.journey import describe

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import resprout as rs
-from resprout.cli import find
+from resprout import find
 from resprout.deploy.encoding import archive
 from resprout.deploy.quantise import grams, quantise, refit, relative_error
 from resprout.deploy.sparse import LARGEST, Sparse

@@ -12,7 +12,7 @@ from zoo_cnn import LayerNorm2d
 from zoo_concat import channel_shuffle
 from zoo_vit import WindowAttention, window_partition, window_reverse
 
-from resprout.cli import find
+from resprout import find
 from resprout.models.vit import vit_tiny_p4
 
 try:

@@ -1,19 +1,23 @@
-"""The command line: `resprout fit | prune | regrow | export | bench | inspect | report | list | show`.
+"""The command line: `resprout fit | compare | study | prune | regrow | export | bench | inspect | report | list | show`.
 
 One file per command; flags that a library function has too are made from its signature (`flags.py`).
 """
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from .bench import bench
 from .catalogue import listing, show
+from .compare import compare, spread_out
 from .edit import prune, regrow
 from .export import export
 from .fit import fit
 from .inspect_ import inspect
 from .report import report
+from .study import study
 
 app = typer.Typer(
     name="resprout",
@@ -25,6 +29,8 @@ app = typer.Typer(
 )
 for name, command in {
     "fit": fit,
+    "compare": compare,
+    "study": study,
     "prune": prune,
     "regrow": regrow,
     "export": export,
@@ -39,4 +45,5 @@ for name, command in {
 
 def main() -> None:
     """Run the command that `sys.argv` names."""
-    app()
+    words = sys.argv[1:]
+    app(spread_out(words) if words[:1] == ["compare"] else words)

@@ -10,7 +10,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from .. import api
+from .. import api, find
 from ..core.errors import CheckpointError, ResproutError, TraceError, check_sparsity, nearest
 from ..core.granularity import parse
 from ..core.masks import Masks
@@ -23,7 +23,7 @@ from ..deploy.gain import gain
 from ..graph import shrink as graph
 from ..graph.shape import shape_of
 from ..graph.trace import Structure
-from . import find, structure
+from . import structure
 from .flags import console, like, plain_errors
 
 Model = Annotated[str, typer.Option(help="Network, by the name of its function in resprout.models.")]

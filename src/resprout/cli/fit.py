@@ -15,12 +15,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .. import find
 from ..core.budget import Budget
 from ..core.errors import BudgetError, ResproutError
 from ..core.masks import Masks
 from ..fit import Arrival, Result
 from ..fit import fit as library_fit
-from . import find
 from .flags import console, like, plain_errors
 from .journey import Journey
 

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
-from .. import models
+from .. import find, models
 from ..core.errors import ResproutError
 from ..core.store import read_safetensors
 from ..deploy import encoding
@@ -19,7 +19,7 @@ from ..deploy.file import load
 from ..deploy.program import Program
 from ..graph.shape import Shape
 from ..graph.trace import trace
-from . import find, structure
+from . import structure
 from .flags import columns, console, plain_errors
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.table import Table as Rows
 
+from .. import find
 from ..deploy import timing
 from ..deploy.trace import lower
-from . import find
 from .flags import console
 
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import keyword
 import pkgutil
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from .. import catalog, models, tasks
-from ..core.errors import CheckpointError, ResproutError, nearest
-from ..core.kinds import Method
-from ..core.store import read_safetensors
-from ..core.task import Task
-from ..deploy.encoding import FORMAT
-from ..deploy.file import load
+from . import catalog, models, tasks
+from .core.errors import CheckpointError, ResproutError, nearest
+from .core.kinds import Method
+from .core.store import read_safetensors
+from .core.task import Task
+from .deploy.encoding import FORMAT
+from .deploy.file import load
+
+T = TypeVar("T")
 
 
 def task_makers() -> dict[str, Callable[..., Task]]:
@@ -38,9 +42,13 @@ def task_makers() -> dict[str, Callable[..., Task]]:
 def task(name: str, data: Path | None, model: str) -> Task:
     """Return the task `name`, its inputs normalised as `model` (a name) was trained with.
 
+    A name such as "my_task.py:make" or "package.module:make" is a function of your own.
+
     Raises:
         ResproutError: an unknown name, or data that is not there.
     """
+    if ":" in name:
+        return _own(name, "task", Task, () if data is None else (str(data),))
     known = task_makers()
     if name not in known:
         raise nearest(name, known, "task")
@@ -61,14 +69,44 @@ def some_task(name: str | None, data: Path | None, model: str) -> Task | None:
     return None if name is None else task(name, data, model)
 
 
+def _own(name: str, what: str, kind: type[T], given: tuple[str, ...] = ()) -> T:
+    """Call the function of the user's that `name` says.
+
+    Raises:
+        ResproutError: there is none, or it returns something else.
+    """
+    place, _, function = name.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(spec.name, module)  # dataclasses look for their module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        maker = getattr(module, function)
+    except (ImportError, OSError, AttributeError, SyntaxError) as error:
+        raise ResproutError(
+            f"{what} {name!r}: {error}; write 'file.py:function' or 'package.module:function'"
+        ) from error
+    made = maker(*given)
+    if not isinstance(made, kind):
+        raise ResproutError(f"{what} {name!r} returned {type(made).__name__}, not {kind.__name__}")
+    return made
+
+
 def network(name: str, weights: Path | None, seed: int = 0) -> nn.Module:
     """Return the network `name`, with random weights of `seed` or those of a file.
+
+    A name such as "my_net.py:build" or "package.module:build" is a function of your own.
 
     Raises:
         ResproutError: an unknown name, or a file that does not fit.
     """
     torch.manual_seed(seed)
-    model = models.build(name)
+    model = _own(name, "model", nn.Module) if ":" in name else models.build(name)
     if weights is not None:
         read_weights(model, weights)
     return model
