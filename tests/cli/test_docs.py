@@ -1,12 +1,13 @@
 """What the pages show is true: their code runs, and README and guide show the same file."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import torch
-
-import resprout as rs
+import pytest
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to-add-a-method.md"
@@ -17,19 +18,32 @@ def blocks(page: Path, language: str = "python") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S)
 
 
-def test_the_method_of_the_guide_works_and_passes_its_own_test(monkeypatch):
+def test_the_guide_followed_to_the_letter_adds_a_method(tmp_path):
+    """Its file where it says, its test where it says, in a copy of the package; then the contract and the commands."""
+    for folder in ("src", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "_native.*"))
+    file = re.search(r"^`(src/\S+/signed_magnitude.py)`:$", GUIDE.read_text(), re.M)
+    place = re.search(r"golden vector .* in `(\S+)`:$", GUIDE.read_text(), re.M)
+    assert file
+    assert place
     method, test = blocks(GUIDE)
-    space: dict[str, Any] = {
-        "__name__": "resprout.methods.score.signed_magnitude",
-        "__package__": "resprout.methods.score",
-    }
-    exec(compile(method, "signed_magnitude.py", "exec"), space)
-    score = space["SignedMagnitude"]()
-    assert eval(repr(score), space) == score
-    monkeypatch.setattr(rs, "prune", lambda *a, prune=rs.prune, **k: prune(*a, **k | {"score": score}))
-    names: dict[str, Any] = {"torch": torch, "rs": rs}
-    exec(compile(test, "test_scores.py", "exec"), names)
-    names["test_signed_magnitude_orders_by_sign"]()
+    (tmp_path / file[1]).write_text(method)
+    (tmp_path / place[1]).write_text(test)
+
+    def run(*words: str) -> str:
+        space = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=space, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    tests = (place[1], "tests/test_contract.py", "tests/test_imports.py")
+    passed = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "signed_magnitude", *tests)
+    assert int(re.search(r"(\d+) passed", passed)[1]) >= 5  # pyright: ignore[reportOptionalSubscript]
+    commands = re.findall(r"^\$ resprout (.*)$", "".join(blocks(GUIDE, "console")), re.M)
+    assert commands
+    for command in commands:
+        assert "Deconstructing Lottery Tickets" in run("-m", "resprout", *command.split())
+    assert "signed_magnitude" in run("-m", "resprout", "list", "--markdown")
 
 
 def test_readme_shows_the_file_of_the_guide():
@@ -46,3 +60,16 @@ def test_readme_opens_with_two_commands_and_its_links_exist():
     )
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page):
         assert (ROOT / link).exists(), link
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("zensical", reason="needs zensical: make test installs it")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    built = subprocess.run(["zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = sorted((tmp_path / "build" / "site").glob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        loaded = re.findall(r'(?:src|href)="(https?://[^"]+)"[^>]*(?:rel="stylesheet"|></script>)', page.read_text())
+        assert not loaded, f"{page.name} needs the network: {loaded}"

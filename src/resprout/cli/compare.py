@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..compare import Comparison
 from ..compare import compare as library_compare
+from ..core.errors import ResproutError
+from ..report.page import write_page
 from .fit import USUAL
 from .flags import columns, console, like, plain_errors
 
@@ -128,6 +130,10 @@ def summary(page: Console, done: Comparison) -> None:
     for file in ("table.parquet", "table.csv"):
         if (done.folder / file).exists():
             page.print(f"wrote {done.folder / file}", markup=False)
+    try:
+        page.print(f"wrote {write_page(done.folder)}", markup=False)
+    except ResproutError as error:  # the numbers are there, and the page can be had later: resprout report FOLDER
+        page.print(f"no page: {error}", markup=False, style="yellow")
 
 
 def spread_out(words: list[str]) -> list[str]:

@@ -101,6 +101,7 @@ def compare(
     granularity: str = "weight",
     values: str = "fp16",
     precision: str = "auto",
+    cap: float = 4.0,
     engine: str | Engine = "local",
     jobs: int | None = None,
     threads: int = 1,
@@ -129,6 +130,7 @@ def compare(
         granularity: what is cut: "weight", "block:4x1", "channel", "head" or "layer".
         values: the type of the weights in the file: "fp32", "fp16", "int8" or "int4".
         precision: of training: "fp32", "bf16" or "auto".
+        cap: the most that the control "scratch_compute" may train, in times the usual.
         engine: "local" (processes of this machine), "ray" (a cluster), or one of your own.
         jobs: cells at a time; default one a core. With "ray" the cluster decides.
         threads: of each cell.
@@ -161,7 +163,7 @@ def compare(
     find.network(model, None if weights is None else Path(weights))
     settings = Settings(
         task, model, place, None if weights is None else str(Path(weights).resolve()), float(epochs), float(dense_epochs),
-        granularity, values, precision, about=repr(known),
+        granularity, values, precision, about=repr(known), cap=float(cap),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path("comparisons") / "-".join(_plain(n) for n in (task, model))
     cells = tuple(plan(settings, chosen, budgets, range(seeds)))

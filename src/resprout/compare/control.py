@@ -6,6 +6,9 @@ epochs; scratch-B: as much computation).
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from torch import nn
 
 from ..api import prune
 from ..core.errors import ResproutError, TraceError
-from ..core.masks import Masks
+from ..core.masks import Masks, prunable
 from ..core.probe import first_tensor
 from ..core.run import mix
 from ..core.task import Task
@@ -25,7 +28,7 @@ from ..deploy.target import Target
 from ..deploy.trace import lower
 from ..graph.shape import Shape, reshape
 from ..graph.shrink import shrink
-from ..graph.trace import trace
+from ..graph.trace import Structure, trace
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,20 @@ def start(control: str, model: nn.Module, file: Path, task: Task, cap: float, se
         count = sum(s.alive for s in archive.weights.values())
         return _small(model, count, example, seed)
     dense, whole = _multiply_adds(model, Masks.dense(model), example), Masks.dense(model).total
-    if "shape" in archive.metadata:
-        model = reshape(model, Shape.from_text(archive.metadata["shape"]))
+    smaller = "shape" in archive.metadata
+    if smaller:
+        wide = {n: p.shape for n, p in prunable(model).items()}
+        model = rescaled(reshape(model, Shape.from_text(archive.metadata["shape"])), wide)
     masks = Masks.dense(model)
-    if "shape" not in archive.metadata:
+    if not smaller:
         masks = Masks({n: _places(archive.weights[n]) if n in archive.weights else m for n, m in masks.items()})
     if control == "shuffled":
         masks = shuffled(masks, seed)
     if control != "scratch_compute":
-        return Begun(model, masks)
+        same = control == "shuffled" and smaller
+        return Begun(
+            model, masks, note="the same as scratch: a smaller network has no places to shuffle" if same else ""
+        )
     fewer = _multiply_adds(model, masks, example)
     times = dense / fewer if dense and fewer else whole / max(1, masks.alive)
     note = f"trained {min(times, cap):.3g} times as long" + (f", and {times:.3g} would be equal" if times > cap else "")
@@ -95,14 +103,10 @@ def _multiply_adds(model: nn.Module, masks: Masks, example: torch.Tensor) -> flo
 
 def _small(model: nn.Module, count: int, example: torch.Tensor, seed: int) -> Begun:
     """All layers narrower by the same share, with about `count` prunable weights: the widest that has no more."""
-    model.eval()
-    structure = trace(model, example)
+    structure = trace(model.eval(), example)
 
     def narrower(sparsity: float) -> nn.Module:
-        masks = prune(
-            model, sparsity, score="random", allocate="uniform", granularity="channel", floor=1, example=structure, seed=seed
-        )  # fmt: skip
-        return shrink(model, masks, structure=structure)
+        return narrowed(model, sparsity, structure, seed)
 
     low, high, best = 0.0, 1.0, None
     for _ in range(12):
@@ -119,7 +123,30 @@ def _small(model: nn.Module, count: int, example: torch.Tensor, seed: int) -> Be
         except ResproutError as error:
             raise ResproutError(f"no narrower network has {count:,} weights: {error}") from error
         note = f"the narrowest has {Masks.dense(best).total:,} weights, the other arm {count:,}"
-    for module in best.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
     return Begun(best, Masks.dense(best), note=note)
+
+
+def narrowed(model: nn.Module, sparsity: float, example: torch.Tensor | Structure, seed: int) -> nn.Module:
+    """Return a copy of a random network with fewer channels, the same share in all layers, at least one in each.
+
+    Args:
+        model: with random weights; left as it is.
+        sparsity: the fraction of channels that leave.
+        example: an input, or what `trace` made of one.
+        seed: of which weights the others are taken from.
+    """
+    structure = example if isinstance(example, Structure) else trace(model.eval(), example)
+    twin = copy.deepcopy(model)
+    masks = prune(
+        twin, sparsity, score="random", allocate="uniform", granularity="channel", floor=1, example=structure, seed=seed
+    )  # fmt: skip
+    return rescaled(shrink(twin, masks, structure=structure), {n: p.shape for n, p in prunable(model).items()})
+
+
+@torch.no_grad()
+def rescaled(model: nn.Module, wide: Mapping[str, torch.Size]) -> nn.Module:
+    """Give the random weights of a network, cut from those of a `wide` one, the scale that fewer inputs ask for."""
+    for name, weight in prunable(model).items():
+        before, after = wide[name], weight.shape
+        weight.mul_(math.sqrt(math.prod(before[1:]) / math.prod(after[1:])))
+    return model

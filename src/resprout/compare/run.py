@@ -48,8 +48,12 @@ def run(cell: Cell, root: Path) -> dict[str, Any]:
     else:
         network, facts = _control(cell, task, root, watch)
     said = outputs(network, task, "test")
-    if said is not None:
+    if said is None:
+        with torch.no_grad():
+            facts.setdefault("test", task.evaluate(network.eval(), "test")[task.metric])
+    else:
         said.save(folder / "outputs.safetensors")
+        facts.setdefault("test", said.accuracy)
         facts |= {"test_loss": said.loss, "calibration_error": said.calibration_error()}
     facts |= {"arm": cell.arm.label if cell.arm else "dense", "asked": cell.budget, "seed": cell.seed}
     facts |= {"seconds": round(watch.seconds, 1), "threads": torch.get_num_threads()}
@@ -97,7 +101,9 @@ def _control(cell: Cell, task: Task, root: Path, watch: Watch) -> Found:
     begun = start(cell.arm.config, network, other.folder(root) / found["file"], task, s.cap, cell.seed)
     steps = max(1, round((s.epochs + s.dense_epochs) * begun.times * task.steps_per_epoch))
     facts = _train(cell, begun.model, begun.masks, task, cell.folder(root), watch, steps)
-    return begun.model, facts | {"kind": "control", "of": found["arm"], "times": begun.times, "note": begun.note}
+    unequal = "less training: that of the dense network (weights) is not made up for" if s.weights else ""
+    note = "; ".join(filter(None, (begun.note, unequal)))
+    return begun.model, facts | {"kind": "control", "of": found["arm"], "times": begun.times, "note": note}
 
 
 def _train(
@@ -111,7 +117,7 @@ def _train(
     )  # fmt: skip
     facts = {"sparsity": run.masks.sparsity, "alive": run.masks.alive, "validation": run.here["validation"]}
     facts |= {"bytes": encoding.size(network, run.masks, s.values, None), "steps": run.trained, "searched": 0}
-    return facts | {"test": run.evaluate("test"), "precision": resolved(s.precision, network, run.masks.total)}
+    return facts | {"precision": resolved(s.precision, network, run.masks.total)}
 
 
 if __name__ == "__main__":

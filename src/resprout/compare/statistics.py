@@ -72,19 +72,21 @@ def paired(
     gap = a - b
     gap = gap[:, None] if gap.ndim == 1 else gap
     seeds, samples = gap.shape
+    mean = float(gap.mean())
+    gap, alike = np.unique(gap, axis=1, return_counts=True)  # samples that differ alike are drawn together: the same law
     stretch = _stretch(seeds, level) if seeds > 1 else 1.0
     chance, means = np.random.default_rng(seed), np.empty(draws)
     for start in range(0, draws, 256):
         count = min(256, draws - start)
-        columns = np.full((count, samples), 1 / samples)
+        columns = np.full((count, len(alike)), 1 / len(alike))
         if samples > 1:
-            columns = chance.multinomial(samples, columns[0], count) / samples
+            columns = chance.multinomial(samples, alike / samples, count) / samples
         each = columns @ gap.T  # (count, seeds): every seed's mean over this draw's samples
         rows = chance.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
         middle = each.mean(1)
         means[start : start + count] = middle + stretch * ((rows * each).sum(1) - middle)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(float(gap.mean()), float(low), float(high), seeds, level)
+    return Difference(mean, float(low), float(high), seeds, level)
 
 
 def _stretch(seeds: int, level: float) -> float:
