@@ -1,6 +1,8 @@
 """What the pages show is true: their code runs, and README and guide show the same file."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,9 @@ def test_readme_opens_with_two_commands_and_its_links_exist():
     )
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", page):
         assert (ROOT / link).exists(), link
+
+
+def test_tables_from_results_are_current():
+    script = ROOT / "benchmarks" / "tables.py"
+    said = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert said.returncode == 0, f"{said.stdout}: run `make docs`"
