@@ -35,6 +35,8 @@ bench: $(VENV)/.dev  ## every figure that we claim; results go to benchmarks/res
 
 docs: $(VENV)/.dev  ## the pages that are made from the code
 	$(BIN)/resprout list --markdown > docs/methods.md.part && mv docs/methods.md.part docs/methods.md
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/zensical build --strict
 
 clean:  ## remove what the above made, but not runs/
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -73,3 +73,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for page in pages:
         loaded = re.findall(r'(?:src|href)="(https?://[^"]+)"[^>]*(?:rel="stylesheet"|></script>)', page.read_text())
         assert not loaded, f"{page.name} needs the network: {loaded}"
+
+
+def test_tables_from_results_are_current():
+    script = ROOT / "benchmarks" / "tables.py"
+    said = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert said.returncode == 0, f"{said.stdout}: run `make docs`"
