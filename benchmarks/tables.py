@@ -1,4 +1,4 @@
-"""Write the tables of docs/*.md that come from benchmarks/results/: none of their figures is typed.
+"""Write the tables of README.md and docs/*.md that come from benchmarks/results/: none of their figures is typed.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, and NAME is a function of this file. `make docs` runs
 it; `--check` only says whether a page is out of date.
@@ -10,9 +10,10 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 BETWEEN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.S)
 
 
@@ -22,7 +23,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + "\n"
 
 
-def read(name: str) -> dict:
+def read(name: str) -> Any:
     """A file of benchmarks/results/."""
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
@@ -63,9 +64,126 @@ def resnet56_latency() -> str:
     return table(["budget", "recipe", "parameters", "multiply-adds", "images", *engines], rows)
 
 
+def pairs(name: str, what: str | None = None) -> str:
+    """One-way beside bidirectional, seed by seed; where there are several budgets these in a first column `what`."""
+    cells, rows = read(name)["cells"], []
+    for asked in dict.fromkeys(c.get("asked", c["budget"]) for c in cells):
+        arms: dict[str, dict[int, float]] = {}
+        for cell in cells:
+            if cell.get("asked", cell["budget"]) == asked:
+                arms.setdefault(cell["arm"], {})[cell["seed"]] = cell["test"]
+        first, second = arms.values()
+        lead = [asked] if what else []
+        for seed in sorted(first):
+            gap = f"{100 * (second[seed] - first[seed]):+.2f}"
+            rows.append([*lead, str(seed), f"{100 * first[seed]:.2f}", f"{100 * second[seed]:.2f}", gap])
+        if not what:
+            gaps = [100 * (second[s] - first[s]) for s in first]
+            spread = f"{statistics.mean(gaps):+.2f} ± {statistics.stdev(gaps):.2f}"
+            rows.append(["mean ± sd", mean(list(first.values())), mean(list(second.values())), spread])
+    return table([*([what] if what else []), "seed", "one-way", "bidirectional", "difference"], rows)
+
+
+def resnet20_98() -> str:
+    """ResNet-20 at 98 %."""
+    return pairs("resnet20_98")
+
+
+def resnet20_kib() -> str:
+    """ResNet-20 to files of 16 and 32 KiB."""
+    return pairs("resnet20_kib", "file")
+
+
+def channel_scores() -> str:
+    """ResNet-56 cut once to half of its multiply-adds, by score and allocation."""
+    found: dict[str, dict[str, str]] = {}
+    for line in read("channels")["table"]:
+        found.setdefault(line["score"], {})[line["way"]] = f"{100 * line['validation']:.1f}"
+    ways = list(next(iter(found.values())))
+    rows = [[f"`{score}`", *(of.get(way, "") for way in ways)] for score, of in found.items()]
+    return table(["score", *ways], sorted(rows, key=lambda r: -float(r[1])))
+
+
+def rounding() -> str:
+    """What widths that are multiples of 8 gain."""
+    words = {"as_they_come": "as they come", "round_to_8": "round_to=8",
+             "round_to_8_beside_as_they_come": "round_to=8 beside as they come"}  # fmt: skip
+    rows = []
+    for one in read("structure")["round"]:
+        for key, widths in words.items():
+            macs = f"{one[key]['multiply_adds'][1] / 1e6:.0f} M" if "beside" not in key else ""
+            for engine, times in one[key]["times"].items():
+                low, middle, high = times["ratio"]
+                both = [f"{ms:g}" for ms in times["ms"]]
+                rows.append([one["model"], widths, macs, engine, *both, f"{middle:.2f} ({low:.2f}–{high:.2f})"])
+    return table(["model", "widths", "multiply-adds", "engine", "dense ms", "ms", "times faster (quartiles)"], rows)
+
+
+def traces() -> str:
+    """Groups found, and how long that takes, beside torch-pruning."""
+    rows = []
+    for one in read("structure")["trace"]:
+        ours, theirs = f"{one['ours_ms']:.0f}", f"{one['theirs_ms']:.0f}" if "theirs_ms" in one else ""
+        other = str(one.get("theirs_groups", "")) or one["theirs_fails"].partition(":")[0]
+        rows.append([one["model"], str(one["groups"]), other, str(one.get("same_groups", "")), ours, theirs])
+    return table(["model", "groups", "torch-pruning's", "the same", "ms", "torch-pruning, ms"], rows)
+
+
+def file_sizes() -> str:
+    """Bytes of VGG16's file with LAMP masks."""
+    found: dict[float, dict[str, Any]] = {}
+    for line in read("file")["sizes"]:
+        if line["allocate"] == "lamp":
+            found.setdefault(line["sparsity"], {})[line["values"]] = line
+    rows = []
+    for sparsity, of in found.items():
+        whole, eight, four = (f"{of[v]['bytes']:,}" for v in ("fp32", "int8", "int4"))
+        ratio, error = f"{of['int8']['ratio']:.3f}", [f"{100 * of[v]['error']:.2g} %" for v in ("int8", "int4")]
+        times = f"{of['int8']['times_smaller']:.0f}"
+        rows.append(
+            [f"{100 * sparsity:g} %", whole, f"{of['fp16']['bytes']:,}", eight, ratio, times, error[0], four, error[1]]
+        )
+    head = [
+        "sparsity",
+        "fp32",
+        "fp16",
+        "int8",
+        "int8 / bound",
+        "int8, times smaller than float32",
+        "int8 error",
+        "int4",
+    ]
+    return table([*head, "int4 error"], rows)
+
+
+def file_speeds() -> str:
+    """How fast VGG16's file is written, read and measured."""
+    rows = []
+    for line in read("file")["speeds"]:
+        if line["allocate"] == "lamp":
+            speeds = [f"{line[f'{way}_mb_per_s']:,}" for way in ("encode", "decode")]
+            rows.append([f"{100 * line['sparsity']:g} %", line["values"], *speeds, f"{line['size_ms']:.1f} ms"])
+    return table(["sparsity", "values", "encode", "decode", "size"], rows)
+
+
+def microcontroller() -> str:
+    """What the exported C takes on each device."""
+    names, rows = ("flash", "weights", "code", "ram", "stack_used", "inputs"), []
+    for one in read("microcontroller"):
+        lead = [f"{one['network']} ({one['file']:,})", one["device"]]
+        if "flash" not in one:
+            rows.append([*lead, one["fits"].replace(f"{one['device']} would need", "needs").removesuffix(" for this network"),
+                         *[""] * 7])  # fmt: skip
+        else:
+            same = "yes" if one["same_labels"] else "NO"
+            rows.append([*lead, *(f"{one[n]:,}" for n in names), f"{one['largest_error']:.1e}", same])
+    head = ["network (file)", "device", "flash", "weights", "code", "RAM", "stack used", "inputs", "largest error"]
+    return table([*head, "same labels"], rows)
+
+
 def main() -> None:
     stale = []
-    for page in sorted(DOCS.glob("*.md")):
+    for page in PAGES:
         text = page.read_text()
         new = BETWEEN.sub(lambda m: m[1] + globals()[m[2]]() + m[3], text)
         if new != text:
