@@ -181,6 +181,30 @@ def microcontroller() -> str:
     return table([*head, "same labels"], rows)
 
 
+def studies() -> str:
+    """Claims and verdicts."""
+    said = {True: "holds here", False: "does not hold here", None: "not decided here"}
+    parts = []
+    for one in read("studies"):
+        parts += [
+            f"## {one['name']}",
+            "",
+            f"Claimed: {one['claim']}",
+            "",
+            f"**{said[one['holds']].capitalize()}.** {one['verdict']}",
+            "",
+        ]
+        parts += [
+            "```console",
+            f"$ resprout study {one['name']}",
+            "```",
+            "",
+            f"{one['seconds'] / 60:.1f} minutes; {one['configuration']}.",
+            "",
+        ]
+    return "\n" + "\n".join(parts)
+
+
 def main() -> None:
     stale = []
     for page in PAGES:

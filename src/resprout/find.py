@@ -157,9 +157,9 @@ def method(kind: str, text: str) -> Method:
     Raises:
         ResproutError: an unknown name or argument (with the nearest ones), or a text that cannot be read.
     """
-    python = re.sub(
-        r"\b[a-z]+\b", lambda m: m[0] + "_" * keyword.iskeyword(m[0]), text.strip()
-    )  # "global" is a name here
+    python = re.sub(  # "global" is a name here
+        r"""'[^']*'|"[^"]*"|\b[a-z]+\b""", lambda m: m[0] + "_" * keyword.iskeyword(m[0]), text.strip()
+    )
     try:
         return _method(kind, ast.parse(python, mode="eval").body)
     except ResproutError:

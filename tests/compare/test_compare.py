@@ -23,6 +23,7 @@ from resprout.compare.run import run
 from resprout.core.errors import CheckpointError, ResproutError
 from resprout.core.masks import Masks
 from resprout.evaluate.outputs import Outputs
+from resprout.tasks.arrays import Arrays
 
 NET = """
 from torch import nn
@@ -127,6 +128,25 @@ def test_test_accuracy_is_that_of_the_outputs(done):
         row, said = cell.row(made.folder), Outputs.read(cell.folder(made.folder) / "outputs.safetensors")
         assert row["test"] == pytest.approx(said.accuracy)
         assert row["test_loss"] == pytest.approx(said.loss)
+
+
+def test_test_data_are_looked_at_once_for_each_network(done, tmp_path, monkeypatch):
+    made, _ = done
+    folder = tmp_path / "copy"
+    shutil.copytree(made.folder, folder)
+    cell = next(c for c in made.cells if c.title == "one_way 0.8 seed 0")
+    shutil.rmtree(cell.folder(folder))
+    looked: list[str] = []
+    batches = Arrays.batches
+
+    def watched(self, split, **how):
+        looked.append(split)
+        return batches(self, split, **how)
+
+    monkeypatch.setattr(Arrays, "batches", watched)
+    run(cell, folder)
+    assert looked.count("test") == 2  # the dense network's and the arm's, for their numbers and for the page
+    assert cell.row(folder)["test"] == cell.row(made.folder)["test"]
 
 
 def test_the_table_is_tidy_in_both_formats(done):

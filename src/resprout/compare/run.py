@@ -19,14 +19,15 @@ from ..core import store
 from ..core.masks import Masks
 from ..core.task import Task
 from ..deploy import encoding
-from ..evaluate.outputs import outputs
 from ..fit import fit, resolved
 from .cell import Cell
 from .control import start
+from .once import Once
 from .train import train
 from .watch import Watch
 
 Found = tuple[nn.Module, dict[str, Any]]
+UNEQUAL = "less training: that of the dense network (weights) is not made up for"
 
 
 def run(cell: Cell, root: Path) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def run(cell: Cell, root: Path) -> dict[str, Any]:
         return done
     folder, s = cell.folder(root), cell.settings
     folder.mkdir(parents=True, exist_ok=True)
-    task = find.task(s.task, None if s.data is None else Path(s.data), s.model)
+    task = Once(find.task(s.task, None if s.data is None else Path(s.data), s.model))
     watch = Watch(folder)
     if cell.arm is None:
         network, facts = _dense(cell, task, folder, watch)
@@ -47,13 +48,11 @@ def run(cell: Cell, root: Path) -> dict[str, Any]:
         network, facts = _arm(cell, task, root, watch)
     else:
         network, facts = _control(cell, task, root, watch)
-    said = outputs(network, task, "test")
-    if said is None:
-        with torch.no_grad():
-            facts.setdefault("test", task.evaluate(network.eval(), "test")[task.metric])
-    else:
+    with torch.no_grad():
+        facts.setdefault("test", task.evaluate(network.eval(), "test")[task.metric])
+        said = task.said(network)
+    if said is not None:
         said.save(folder / "outputs.safetensors")
-        facts.setdefault("test", said.accuracy)
         facts |= {"test_loss": said.loss, "calibration_error": said.calibration_error()}
     facts |= {"arm": cell.arm.label if cell.arm else "dense", "asked": cell.budget, "seed": cell.seed}
     facts |= {"seconds": round(watch.seconds, 1), "threads": torch.get_num_threads()}
@@ -101,8 +100,7 @@ def _control(cell: Cell, task: Task, root: Path, watch: Watch) -> Found:
     begun = start(cell.arm.config, network, other.folder(root) / found["file"], task, s.cap, cell.seed)
     steps = max(1, round((s.epochs + s.dense_epochs) * begun.times * task.steps_per_epoch))
     facts = _train(cell, begun.model, begun.masks, task, cell.folder(root), watch, steps)
-    unequal = "less training: that of the dense network (weights) is not made up for" if s.weights else ""
-    note = "; ".join(filter(None, (begun.note, unequal)))
+    note = "; ".join(filter(None, (begun.note, UNEQUAL if s.weights else "")))
     return begun.model, facts | {"kind": "control", "of": found["arm"], "times": begun.times, "note": note}
 
 

@@ -73,7 +73,9 @@ def paired(
     gap = gap[:, None] if gap.ndim == 1 else gap
     seeds, samples = gap.shape
     mean = float(gap.mean())
-    gap, alike = np.unique(gap, axis=1, return_counts=True)  # samples that differ alike are drawn together: the same law
+    gap, alike = np.unique(
+        gap, axis=1, return_counts=True
+    )  # samples that differ alike are drawn together: the same law
     stretch = _stretch(seeds, level) if seeds > 1 else 1.0
     chance, means = np.random.default_rng(seed), np.empty(draws)
     for start in range(0, draws, 256):
