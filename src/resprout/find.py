@@ -183,12 +183,13 @@ def _method(kind: str, node: ast.expr) -> Any:
     for argument in node.keywords:
         if argument.arg not in fields:
             raise nearest(str(argument.arg), fields, f"field of {kind} {name}")
-        if isinstance(argument.value, ast.Name | ast.Call):
-            wanted = [t for t in (types[argument.arg], *get_args(types[argument.arg])) if inspect.isclass(t)]
-            kinds = [c.kind for c in catalog.cards() if any(t in c.method.__bases__ for t in wanted)]
-            if not kinds:
-                raise ValueError("a plain value is needed")
+        wanted = [t for t in (types[argument.arg], *get_args(types[argument.arg])) if inspect.isclass(t)]
+        methods = [t for t in wanted if issubclass(t, Method)]
+        if methods and isinstance(argument.value, ast.Name | ast.Call):
+            kinds = [c.kind for c in catalog.cards() if issubclass(c.method, tuple(methods))]
             given[argument.arg] = _method(kinds[0], argument.value)
+        elif str in wanted and isinstance(argument.value, ast.Name):
+            given[argument.arg] = argument.value.id.rstrip("_")
         else:
             given[argument.arg] = ast.literal_eval(argument.value)
     try:

@@ -19,6 +19,8 @@ from resprout.cli.flags import helps
 from resprout.cli.journey import describe
 from resprout.core.errors import BudgetError
 from resprout.methods.allocate.global_ import Global
+from resprout.methods.recipe.bidirectional_iterative import BidirectionalIterative
+from resprout.methods.recipe.bidirectional_oneshot import BidirectionalOneshot
 from resprout.methods.recipe.one_way import OneWay
 from resprout.methods.score.newton_gain import NewtonGain
 
@@ -70,6 +72,9 @@ def test_list_json_has_a_line_for_every_method():
 def test_a_method_takes_methods_as_arguments():
     made = find.method("recipe", "one_way(lr=0.05, score=newton_gain(damping=0.5), allocate=global)")
     assert made == OneWay(lr=0.05, score=NewtonGain(damping=0.5), allocate=Global())
+    made = find.method("recipe", "bidirectional_oneshot(path=bidirectional_iterative(allocator=global))")
+    assert made == BidirectionalOneshot(path=BidirectionalIterative(allocator="global"))
+    assert made == find.method("recipe", "bidirectional_oneshot(path=bidirectional_iterative(allocator='global'))")
 
 
 def test_python_dash_m():

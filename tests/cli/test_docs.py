@@ -66,7 +66,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("zensical", reason="needs zensical: make test installs it")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
-    built = subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     pages = sorted((tmp_path / "build" / "site").glob("*.html"))
     assert len(pages) > 10
