@@ -34,6 +34,12 @@ class Figure:
 Series = Mapping[str, Sequence[Any]]
 
 
+def style(i: int) -> tuple[str, str, str]:
+    """Return colour, mark and dash of the i-th series: those of 49 differ in at least one."""
+    turn = i // len(COLOURS)
+    return COLOURS[i % len(COLOURS)], MARKS[(i + turn) % len(MARKS)], DASHES[(i + turn) % len(COLOURS)]
+
+
 def lines(
     title: str,
     series: Mapping[str, Series],
@@ -57,15 +63,15 @@ def lines(
     """
     traces = []
     for i, (name, points) in enumerate(series.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        colour, mark, dash = style(i)
         trace: dict[str, Any] = {
             "type": "scatter",
             "mode": "lines+markers" if marks else "lines",
             "name": name,
             "x": list(points["x"]),
             "y": list(points["y"]),
-            "line": {"color": colour, "dash": DASHES[i % len(DASHES)]},
-            "marker": {"symbol": MARKS[i % len(MARKS)], "size": 8, "color": colour},
+            "line": {"color": colour, "dash": dash},
+            "marker": {"symbol": mark, "size": 8, "color": colour},
         }
         if "spread" in points:
             trace["error_y"] = {"type": "data", "array": list(points["spread"]), "visible": True, "color": colour}
@@ -90,7 +96,7 @@ def bars(title: str, series: Mapping[str, Series], x: str, y: str, *, words: str
         if "spread" in points:
             trace["error_y"] = {"type": "data", "array": list(points["spread"]), "visible": True}
         traces.append(trace)
-    return Figure(title, traces, _axes(x, y) | {"barmode": "group"}, words)
+    return Figure(title, traces, _names(_axes(x, y), "xaxis") | {"barmode": "group"}, words)
 
 
 def heat(
@@ -117,7 +123,7 @@ def heat(
     }
     if diverging:
         trace["zmid"] = 0
-    return Figure(title, [trace], _axes(x, y) | {"xaxis": {"title": {"text": x}, "type": "category"}}, words)
+    return Figure(title, [trace], _names(_axes(x, y), "xaxis", "yaxis"), words)
 
 
 def _axes(x: str, y: str, log_x: bool = False, log_y: bool = False) -> dict[str, Any]:
@@ -125,3 +131,8 @@ def _axes(x: str, y: str, log_x: bool = False, log_y: bool = False) -> dict[str,
         "xaxis": {"title": {"text": x}, "type": "log" if log_x else "-"},
         "yaxis": {"title": {"text": y}, "type": "log" if log_y else "-"},
     }
+
+
+def _names(axes: dict[str, Any], *which: str) -> dict[str, Any]:
+    """Axes of names: left to itself plotly.js takes "50 %" for a number, and leaves out what is none."""
+    return axes | {name: axes[name] | {"type": "category"} for name in which}
