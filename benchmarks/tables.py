@@ -181,6 +181,36 @@ def microcontroller() -> str:
     return table([*head, "same labels"], rows)
 
 
+def headline(part: str) -> str:
+    """What a part of headline.py found: every arm at every sparsity, and the difference to the first."""
+    rows = []
+    for line in read(f"headline_{part}")["lines"]:
+        test, spread = (100 * v for v in line["test"])
+        shown = f"{test:.2f}" + (f" ± {spread:.2f}" if line["seeds"] > 1 else "")
+        gap = line["against"]
+        against = f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
+        steps = f"{line['steps'][1]:,}" + (f" + {line['searched']:,}" if line["searched"] else "")
+        cells = [line["asked"], f"`{line['arm']}`", shown, against, line["verdict"] or "", steps, str(line["seeds"])]
+        rows.append(cells)
+    head = ["sparsity", "arm", "test accuracy, %", "against the first", "", "steps (+ searched)", "seeds"]
+    return table(head, rows)
+
+
+def headline_resnet20() -> str:
+    """ResNet-20."""
+    return headline("resnet20")
+
+
+def headline_vgg16() -> str:
+    """VGG16."""
+    return headline("vgg16")
+
+
+def headline_search() -> str:
+    """The price of the search."""
+    return headline("search")
+
+
 def studies() -> str:
     """Claims and verdicts."""
     said = {True: "holds here", False: "does not hold here", None: "not decided here"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shlex
 import sys
 import time
@@ -12,6 +14,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import find
+from ..core import store
 from ..core.store import configuration
 from ..studies._study import Study
 from .flags import columns, console, plain_errors
@@ -34,6 +37,8 @@ def study(
         TextColumn("{task.description}"), BarColumn(32), TimeElapsedColumn(), TimeRemainingColumn(), console=page,
         transient=True, disable=not page.is_terminal,
     )  # fmt: skip
+    spent = folder / f"spent-{hashlib.sha256(configuration(chosen).encode()).hexdigest()[:10]}.json"  # over all starts
+    before = json.loads(spent.read_text()) if spent.exists() else 0.0
     try:
         with bar:
             task = bar.add_task(stem, total=1.0)
@@ -41,8 +46,11 @@ def study(
     except KeyboardInterrupt:
         page.print("\nstopped; the same command goes on where this one was", markup=False)
         raise typer.Exit(130) from None
+    finally:
+        seconds = round(before + time.monotonic() - began, 1)
+        store.write(spent, json.dumps(seconds).encode())
     facts: dict[str, Any] = {"name": stem, "claim": chosen.claim, "configuration": configuration(chosen)}
-    facts |= {"command": shlex.join(["resprout", *sys.argv[1:]]), "seconds": round(time.monotonic() - began, 1)}
+    facts |= {"command": shlex.join(["resprout", *sys.argv[1:]]), "seconds": seconds}
     found.write(folder / "finding.json", **facts)
     for title, rows in found.tables.items():
         if rows:
