@@ -63,7 +63,7 @@ def cards() -> tuple[Card, ...]:
     for file in files:
         kind, stem = file.parent.name, file.stem
         kind = "study" if kind == "studies" else kind
-        module = importlib.import_module(".".join((__package__, *file.relative_to(HERE).with_suffix("").parts)))
+        module = importlib.import_module(".".join((str(__package__), *file.relative_to(HERE).with_suffix("").parts)))
         own = [
             c
             for c in vars(module).values()
