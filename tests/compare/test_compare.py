@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import resprout as rs
 from resprout.compare import Comparison, compare
 from resprout.compare.arms import CONTROLS, parse
 from resprout.compare.cell import Cell, Settings
@@ -22,7 +23,7 @@ from resprout.compare.engine import Engine, Local, execute, with_needs
 from resprout.compare.run import run
 from resprout.core.errors import CheckpointError, ResproutError
 from resprout.core.masks import Masks
-from resprout.evaluate.outputs import Outputs
+from resprout.evaluate.outputs import Outputs, outputs
 from resprout.tasks.arrays import Arrays
 
 NET = """
@@ -205,6 +206,20 @@ def test_controls_keep_what_they_promise(done):
     small = start("small", _net(made), file, task, 4.0, 0)
     assert 0.5 * masks.alive < Masks.dense(small.model).total <= masks.alive
     assert all(bool(m.all()) for m in small.masks.values())
+
+
+def test_what_a_control_is_tested_as_is_what_it_saves(done):
+    made, _ = done
+    for name in ("shuffled", "small"):
+        cell = next(c for c in made.cells if c.title == f"{name}(one_way) 0.8 seed 0")
+        row = cell.row(made.folder)
+        file = cell.folder(made.folder) / row["file"]
+        assert file.stat().st_size == row["bytes"]
+        said = Outputs.read(file.with_name("outputs.safetensors"))
+        model = rs.load(file, into=_net(made)).eval()
+        again = outputs(model, _task(), "test")
+        assert again is not None
+        assert torch.allclose(again.logits, said.logits, atol=1e-5)
 
 
 def test_shuffled_differs_with_the_seed():

@@ -16,9 +16,12 @@ from torch import nn
 
 from .. import find
 from ..core import store
+from ..core.errors import TraceError
 from ..core.masks import Masks
 from ..core.task import Task
 from ..deploy import encoding
+from ..deploy.file import load, save
+from ..deploy.trace import lower
 from ..fit import fit, resolved
 from .cell import Cell
 from .control import start
@@ -100,6 +103,8 @@ def _control(cell: Cell, task: Task, root: Path, watch: Watch) -> Found:
     begun = start(cell.arm.config, network, other.folder(root) / found["file"], task, s.cap, cell.seed)
     steps = max(1, round((s.epochs + s.dense_epochs) * begun.times * task.steps_per_epoch))
     facts = _train(cell, begun.model, begun.masks, task, cell.folder(root), watch, steps)
+    facts |= {"file": "network.safetensors"}
+    facts["bytes"] = _filed(begun.model, begun.masks, cell.folder(root) / facts["file"], s.values, task)
     note = "; ".join(filter(None, (begun.note, UNEQUAL if s.weights else "")))
     return begun.model, facts | {"kind": "control", "of": found["arm"], "times": begun.times, "note": note}
 
@@ -116,6 +121,17 @@ def _train(
     facts = {"sparsity": run.masks.sparsity, "alive": run.masks.alive, "validation": run.here["validation"]}
     facts |= {"bytes": encoding.size(network, run.masks, s.values, None), "steps": run.trained, "searched": 0}
     return facts | {"precision": resolved(s.precision, network, run.masks.total)}
+
+
+def _filed(network: nn.Module, masks: Masks, file: Path, values: str, task: Task) -> int:
+    """Write the network to its file and read it back, as `fit` does with an arm's: what is saved is tested."""
+    try:
+        traced = lower(network.eval(), next(iter(task.batches("train"))))
+    except TraceError:
+        traced = None
+    size = save(file, network, masks, values=values, example=traced)
+    load(file, network)
+    return size
 
 
 if __name__ == "__main__":
