@@ -16,6 +16,7 @@ from resprout.studies._study import Finding
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'resprout[dev]'")
+playwright.expect.set_options(timeout=30_000)  # machines are busy
 EVIL = "<img src=x onerror=document.title='hit'></script><script>document.title='hit'</script>{{ 7 * 7 }}"
 
 
@@ -65,7 +66,7 @@ class Visit:
         self.page.mouse.move(box["x"] + box["width"] / 2 - 1, box["y"] + box["height"] / 2)
         self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         label = place.locator(".hoverlayer .hovertext").first
-        label.wait_for(timeout=5000)
+        label.wait_for(timeout=30_000)
         return label.text_content()
 
 
@@ -138,11 +139,11 @@ def test_the_dark_scheme_changes_page_and_plots(visit: Visit):
     light = colours()
     visit.page.emulate_media(color_scheme="dark")
     ink = visit.page.locator("#p0 .xtick text").first
-    playwright.expect(ink).not_to_have_css("fill", light[1])
+    playwright.expect(ink).not_to_have_css("fill", light[1], timeout=60_000)
     dark = colours()
     assert all(a != b for a, b in zip(light, dark, strict=True)), (light, dark)
     visit.page.emulate_media(color_scheme="light")
-    playwright.expect(ink).to_have_css("fill", light[1])
+    playwright.expect(ink).to_have_css("fill", light[1], timeout=60_000)
     assert visit.said == []
 
 

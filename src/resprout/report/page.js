@@ -175,11 +175,16 @@
   }
 
   const places = all(".fig");
+  let turn = 0; // of drawing everything: a later one takes over from one that is under way
   async function drawAll(which = places) {
+    if (which === places) turn += 1;
+    const mine = turn;
     for (const place of which) {
+      if (mine !== turn) return;
       await draw(place);
       await new Promise((done) => setTimeout(done)); // the page stays awake between figures
     }
+    if (which === places) document.documentElement.dataset.drawn = "yes";
   }
 
   for (const place of places) {
@@ -201,5 +206,5 @@
   }
   dark.addEventListener("change", () => drawAll());
   narrow.addEventListener("change", () => drawAll());
-  drawAll().then(() => { document.documentElement.dataset.drawn = "yes"; });
+  drawAll();
 })();
