@@ -2,9 +2,9 @@
 // Draws the figures in #data, follows choices and the colour scheme, and lets arrow keys read points.
 (() => {
   const panels = JSON.parse(document.getElementById("data").textContent);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const narrow = matchMedia("(max-width: 40rem)");
-  const touch = matchMedia("(pointer: coarse)");
+  // Asked anew each time: Chromium tells no listener of a change that somebody has read from the same object before.
+  const DARK = "(prefers-color-scheme: dark)", NARROW = "(max-width: 40rem)", TOUCH = "(pointer: coarse)";
+  const is = (query) => matchMedia(query).matches;
   const live = document.getElementById("live");
   const all = (query, root = document) => [...root.querySelectorAll(query)];
 
@@ -17,7 +17,7 @@
   // A copy of what came from Python, with the page's colours of the moment.
   function coloured(value) {
     const styles = getComputedStyle(document.documentElement);
-    const map = tuned[dark.matches ? "dark" : "light"];
+    const map = tuned[is(DARK) ? "dark" : "light"];
     const walk = (v) => {
       if (Array.isArray(v)) return v.map(walk);
       if (v && typeof v === "object") return Object.fromEntries(Object.entries(v).map(([k, w]) => [k, walk(w)]));
@@ -60,7 +60,7 @@
     for (const name of ["xaxis", "yaxis"]) {
       if (own[name] && own[name].type === "log" && !own[name].tickvals) own[name] = { ...own[name], ...ticks(figure.traces.flatMap((t) => t[name[0]] || [])) };
     }
-    if (rows && narrow.matches) {
+    if (rows && is(NARROW)) {
       own.yaxis = { ...own.yaxis, ticklabelposition: "inside top", ticklabelshift: 5, ticks: "", range: [rows - 0.6, -0.9] };
       own.xaxis = { ...own.xaxis, nticks: 6 };
       own.margin = { l: 10, r: 10, t: 12, b: 48 };
@@ -73,9 +73,9 @@
     const own = fitted(figure, width);
     const made = {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", bargap: 0.25, height: 400,
-      margin: { l: 56, r: 12, t: 12, b: 48, pad: 4 }, dragmode: touch.matches ? false : "zoom",
+      margin: { l: 56, r: 12, t: 12, b: 48, pad: 4 }, dragmode: is(TOUCH) ? false : "zoom",
       ...own,
-      font: { family: getComputedStyle(document.documentElement).getPropertyValue("--sans"), size: narrow.matches ? 12 : 13, color: "var(--ink)" },
+      font: { family: getComputedStyle(document.documentElement).getPropertyValue("--sans"), size: is(NARROW) ? 12 : 13, color: "var(--ink)" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: "var(--muted)", activecolor: "var(--ink)" },
       hoverlabel: { bgcolor: "var(--soft)", bordercolor: "var(--muted)", font: { color: "var(--ink)", size: 13 }, align: "left" },
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", ...(own.legend || {}) },
@@ -92,7 +92,7 @@
     return trace;
   }
 
-  const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]], displayModeBar: touch.matches ? false : "hover" };
+  const config = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]], displayModeBar: is(TOUCH) ? false : "hover" };
 
   function chosen(panel) {
     const choices = all(`#${panel} .choice`).map((c) => (c.querySelector("input:checked, select") || {}).value ?? c.dataset.value);
@@ -175,10 +175,13 @@
   }
 
   const places = all(".fig");
-  let turn = 0; // of drawing everything: a later one takes over from one that is under way
-  async function drawAll(which = places) {
+  let turn = 0, last = Promise.resolve(); // a later drawing of everything takes over from one that is under way
+  function drawAll(which = places) {
     if (which === places) turn += 1;
     const mine = turn;
+    last = last.then(() => drawEach(which, mine)); // one after another: plotly mixes two drawings of one plot
+  }
+  async function drawEach(which, mine) {
     for (const place of which) {
       if (mine !== turn) return;
       await draw(place);
@@ -204,7 +207,6 @@
       setTimeout(() => (button.textContent = "Copy"), 1500);
     });
   }
-  dark.addEventListener("change", () => drawAll());
-  narrow.addEventListener("change", () => drawAll());
+  for (const query of [matchMedia(DARK), matchMedia(NARROW)]) query.addEventListener("change", () => drawAll());
   drawAll();
 })();
