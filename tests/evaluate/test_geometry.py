@@ -17,9 +17,9 @@ from resprout.models import build
 def test_norms_and_cosines_make_the_logits_again(tiny, batches):
     found, said = of_batches(tiny, batches), torch.cat([tiny.eval()(x) for x, _ in batches])
     assert torch.allclose(found.logits.float(), said, atol=1e-5)
-    assert torch.equal(found.predicted, said.argmax(1))
+    assert torch.equal(found.said.predicted, said.argmax(1))
     assert torch.equal(found.labels, torch.cat([y for _, y in batches]))
-    assert torch.allclose(found.confidence, said.double().softmax(1).amax(1), atol=1e-6)
+    assert torch.allclose(found.said.confidence, said.double().softmax(1).amax(1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_figures_by_hand():
     assert g.margin.tolist() == [-4.5, 2.5, -0.5]
     assert g.angle.tolist() == pytest.approx([math.degrees(math.atan2(4, 3)), 0, 90])
     assert g.angular_margin.tolist() == pytest.approx([90 - 2 * math.degrees(math.atan2(4, 3)), 90, 0])
-    assert g.right.tolist() == [False, True, False]
-    assert g.accuracy == pytest.approx(1 / 3)
+    assert g.said.right.tolist() == [False, True, False]
+    assert g.said.accuracy == pytest.approx(1 / 3)
     assert g.means[0].tolist() == pytest.approx([(0.6 + 1) / 2, 0.4])
     assert g.angle_to_means(g.means)[1] == pytest.approx(math.degrees(math.atan2(0.4, 0.8)))
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ResproutError
 from ..core.task import Split, Task
+from .outputs import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,24 +74,9 @@ class Geometry:
         return self._others(self.angles, torch.inf).amin(1) - self.angle
 
     @cached_property
-    def predicted(self) -> Tensor:
-        """The most likely class (samples,)."""
-        return self.logits.argmax(1)
-
-    @cached_property
-    def right(self) -> Tensor:
-        """Which samples are classified rightly, bool (samples,)."""
-        return self.predicted == self.labels
-
-    @cached_property
-    def confidence(self) -> Tensor:
-        """The probability of the most likely class (samples,)."""
-        return self.logits.softmax(1).amax(1)
-
-    @property
-    def accuracy(self) -> float:
-        """A fraction in [0, 1]."""
-        return float(self.right.double().mean())
+    def said(self) -> Outputs:
+        """What follows from the logits alone: which samples are right, how sure it is of them."""
+        return Outputs(self.logits, self.labels)
 
     def angle_to_means(self, means: Tensor) -> Tensor:
         """Return the angle to the mean features of the true class (samples,); `means` is (classes, width)."""

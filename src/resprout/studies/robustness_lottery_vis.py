@@ -177,12 +177,12 @@ def measure(
 def _fields(now: Geometry, clean: Geometry) -> dict[str, Tensor]:
     angle, norm = parts(now, clean)
     values = (
-        now.right,
+        now.said.right,
         now.norms,
         now.angle,
         now.margin,
         now.angular_margin,
-        now.confidence,
+        now.said.confidence,
         now.angle_to_means(clean.means),
     )
     return dict(zip(FIELDS, (*values, angle, norm), strict=True))
