@@ -35,8 +35,8 @@ from torch import Tensor, nn
 import resprout as rs
 from resprout.core.units import Group, living
 from resprout.deploy.timing import processor
+from resprout.graph.alike import CLOSE, difference, masked, outputs
 from resprout.graph.tape import tensors_of
-from resprout.graph.trial import CLOSE, difference, masked, outputs
 
 try:
     import torch_pruning as tp

@@ -19,7 +19,8 @@ from .deploy.target import Target
 from .deploy.trace import lower
 from .fit import Arrival, Result, fit
 from .graph.shrink import expand, shrink
-from .graph.trace import Structure, trace
+from .graph.structure import Structure
+from .graph.trace import trace
 from .tasks.arrays import Arrays
 
 __version__ = "0.1.0"

@@ -18,7 +18,8 @@ from .core.probe import Loss, Probe
 from .core.roles import selectable
 from .core.steps import pruned, regrown
 from .core.units import Group, residual, revived
-from .graph.trace import Structure, trace
+from .graph.structure import Structure
+from .graph.trace import trace
 
 Data = Sequence[Any] | None
 

@@ -38,7 +38,8 @@ from .deploy.target import Target
 from .deploy.timing import Table
 from .deploy.trace import Traced, lower
 from .graph.shrink import expand
-from .graph.trace import Structure, trace
+from .graph.structure import Structure
+from .graph.trace import trace
 from .methods.recipe.one_way import OneWay
 from .methods.schedule.cosine import Cosine
 from .methods.search.one_way_curve import OneWayCurve

@@ -11,9 +11,9 @@ from torch import nn
 
 import resprout as rs
 from resprout.core.errors import LayerDied, ResproutError, TraceError
+from resprout.graph.alike import difference, masked, outputs
+from resprout.graph.remove import remove
 from resprout.graph.shape import shape_of
-from resprout.graph.shrink import remove
-from resprout.graph.trial import difference, masked, outputs
 
 try:
     import zoo_hf

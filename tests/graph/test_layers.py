@@ -13,10 +13,11 @@ import resprout as rs
 from resprout.core.errors import CheckpointError, ResproutError
 from resprout.core.masks import Masks
 from resprout.core.units import spread
+from resprout.graph.alike import difference, outputs
 from resprout.graph.shape import Shape, shape_of
 from resprout.graph.skip import Pass, Skip, stand_in
-from resprout.graph.trace import Structure, trace
-from resprout.graph.trial import difference, outputs
+from resprout.graph.structure import Structure
+from resprout.graph.trace import trace
 
 try:
     import zoo_hf

@@ -7,10 +7,10 @@ from torch import nn
 
 from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
+from resprout.graph.alike import difference, outputs
 from resprout.graph.liveness import _flow, aim, applied, live, settle
-from resprout.graph.shrink import remove
+from resprout.graph.remove import remove
 from resprout.graph.trace import trace
-from resprout.graph.trial import difference, outputs
 from resprout.models.resnet import ResNet
 
 

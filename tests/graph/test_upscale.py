@@ -10,10 +10,10 @@ from torch import nn
 
 from resprout.core.errors import TraceError
 from resprout.core.masks import Masks
+from resprout.graph.alike import difference, outputs
 from resprout.graph.interval import arrange, consecutive
 from resprout.graph.shape import shape_of
 from resprout.graph.trace import trace
-from resprout.graph.trial import difference, outputs
 from resprout.graph.upscale import Pick, Slice, order, selects, upscale
 
 

@@ -12,10 +12,10 @@ import resprout as rs
 from resprout import find
 from resprout.compare import compare
 from resprout.compare.control import narrowed, rescaled, start
+from resprout.compare.here import Here
 from resprout.compare.statistics import Difference, paired
 from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks, prunable
-from resprout.studies._here import Here
 from resprout.studies.rethinking_scratch import RethinkingScratch, architecture, matches, pooled, verdict_on, worth_it
 
 NET = """

@@ -22,7 +22,7 @@ from ..deploy.file import save
 from ..deploy.gain import gain
 from ..graph import shrink as graph
 from ..graph.shape import shape_of
-from ..graph.trace import Structure
+from ..graph.structure import Structure
 from . import structure
 from .flags import console, like, plain_errors
 

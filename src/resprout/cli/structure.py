@@ -16,7 +16,8 @@ from ..core.probe import first_tensor
 from ..core.task import Task
 from ..core.units import Group
 from ..graph.shape import Shape
-from ..graph.trace import Structure, trace
+from ..graph.structure import Structure
+from ..graph.trace import trace
 from .flags import columns, console
 
 Input = Annotated[

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Settings:
     about: str = ""
     cap: float = 4.0
 
-    @property
+    @cached_property  # weights are read once, not at every look at a cell
     def identity(self) -> dict[str, Any]:
         """What a cell's name depends on: settings that are not the default, and content, not where it lies."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "data"}

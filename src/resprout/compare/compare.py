@@ -159,11 +159,11 @@ def compare(
     if first not in labels:
         raise nearest(first, labels, "baseline")
     place = None if data is None else str(Path(data).resolve())
-    known = find.task(task, None if data is None else Path(data), model)  # before any process is started
+    about = repr(find.task(task, None if data is None else Path(data), model))  # before any process is started
     find.network(model, None if weights is None else Path(weights))
     settings = Settings(
         task, model, place, None if weights is None else str(Path(weights).resolve()), float(epochs), float(dense_epochs),
-        granularity, values, precision, about=repr(known), cap=float(cap),
+        granularity, values, precision, about=about, cap=float(cap),
     )  # fmt: skip
     folder = Path(out) if out is not None else Path("comparisons") / "-".join(_plain(n) for n in (task, model))
     cells = tuple(plan(settings, chosen, budgets, range(seeds)))

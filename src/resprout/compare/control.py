@@ -28,7 +28,8 @@ from ..deploy.target import Target
 from ..deploy.trace import lower
 from ..graph.shape import Shape, reshape
 from ..graph.shrink import shrink
-from ..graph.trace import Structure, trace
+from ..graph.structure import Structure
+from ..graph.trace import trace
 
 
 @dataclass(frozen=True)

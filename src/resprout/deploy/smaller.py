@@ -13,7 +13,7 @@ from ..core.budget import All, Budget, Nonzero, Sparsity
 from ..core.masks import Masks
 from ..graph.shape import shape_of
 from ..graph.shrink import shrink
-from ..graph.trace import Structure
+from ..graph.structure import Structure
 from .latency import Latency
 from .macs import Macs
 from .program import Conv, Linear, Op, Program

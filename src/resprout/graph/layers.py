@@ -18,12 +18,12 @@ from ..core.errors import ResproutError
 from ..core.hold import unwrap
 from ..core.masks import prunable
 from ..core.units import Group, Slot
+from .alike import CLOSE, difference, outputs
 from .flow import Flow, Sum
 from .shape import place
 from .skip import Branch, Pass, kind_of, stand_in, tensors_in
+from .structure import Structure
 from .tape import record
-from .trace import Structure
-from .trial import CLOSE, difference, outputs
 
 
 @dataclass(frozen=True)

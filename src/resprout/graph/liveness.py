@@ -19,10 +19,10 @@ from ..core.masks import Masks
 from ..core.probe import first_tensor
 from ..core.roles import CONVOLUTIONS, TRANSPOSED, inputs_first, mixes, owner, role, tensors
 from ..core.units import Slot
-from .shrink import remove
+from .alike import CLOSE, applied, difference, outputs
+from .remove import remove
 from .tape import arguments, aside
 from .trace import Structure
-from .trial import CLOSE, applied, difference, outputs
 
 key = "leveraging-shrink"
 fidelity = "identity-checked"

@@ -1,6 +1,6 @@
 """Which indices of a dense network are still present in a smaller one, as data: enough to make it again from the dense one.
 
-What this file does not do: decide what leaves (`shrink.py`).
+What this file does not do: decide what leaves (`remove.py`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,39 +13,11 @@ from torch import nn
 from ..core.hold import unwrap
 from ..core.units import Group, Slot
 from .labels import Labels
+from .layers import with_layers
 from .rules import Rules
-from .skip import Branch
+from .structure import Structure
 from .tape import record
-
-
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """What `trace` found; unpacks as `groups, kept_dense`.
-
-    Attributes:
-        groups: the coupled units.
-        kept_dense: weight -> why its outputs cannot leave.
-        norms: modules that count the channels of a group (see `norms.py`).
-        attributes: group -> "module.attribute" -> by how much that number of the model's own code falls with each unit.
-        unknown: operations without a rule -> where.
-        literal: whether the model's code may name sizes.
-        layers: the residual branches that can leave, where they have been looked for (see `layers.py`).
-        kept_layers: residual branch -> why it cannot leave.
-        example: what the branches are run on when they leave.
-    """
-
-    groups: tuple[Group, ...]
-    kept_dense: dict[str, str]
-    norms: tuple[str, ...] = ()
-    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)
-    literal: bool = False
-    layers: tuple[Branch, ...] = ()
-    kept_layers: dict[str, str] = field(default_factory=dict)
-    example: Any = None
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.groups, self.kept_dense))
+from .trial import tried
 
 
 def couple(model: nn.Module, example: Any) -> Structure:
@@ -107,12 +78,8 @@ def trace(model: nn.Module, example: Any, layers: bool = False) -> Structure:
     """
     found = couple(model, example)
     if found.literal or found.norms:
-        from .trial import tried
-
         found = tried(unwrap(model), found, example)
     if layers:
-        from .layers import with_layers
-
         found = with_layers(model, found, example)
     return found
 

@@ -18,11 +18,12 @@ from ..core.errors import TraceError
 from ..core.masks import Masks
 from ..core.roles import mixes, owner, reading, tensors
 from ..core.units import Group
+from .alike import CLOSE, applied, difference, outputs
 from .interval import arrange
+from .remove import remove
 from .shape import MARK, refit
-from .shrink import remove
-from .trace import Structure, trace
-from .trial import CLOSE, applied, difference, outputs
+from .structure import Structure
+from .trace import trace
 
 key = "upscale"
 fidelity = "identity-checked"

@@ -25,6 +25,7 @@ from .. import catalog, find
 from ..api import prune
 from ..compare.cell import Cell
 from ..compare.compare import Comparison, compare
+from ..compare.here import engine
 from ..compare.statistics import Difference, paired, spread
 from ..compare.train import train
 from ..core.errors import LayerDied, ResproutError, check_sparsity
@@ -35,7 +36,6 @@ from ..core.run import mix
 from ..core.task import Task
 from ..methods.score._norms import next_norms
 from ..report.figure import Figure, bars, lines
-from ._here import engine
 from ._kept import kept
 from ._study import Finding, Study, Tell, silent
 

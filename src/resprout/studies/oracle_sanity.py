@@ -33,7 +33,8 @@ from ..core.task import Task
 from ..core.units import Group, spread
 from ..evaluate.outputs import outputs
 from ..graph.shrink import shrink
-from ..graph.trace import Structure, trace
+from ..graph.structure import Structure
+from ..graph.trace import trace
 from ..report.figure import Figure, bars, scatter
 from ._kept import kept
 from ._study import Finding, Study, Tell, silent

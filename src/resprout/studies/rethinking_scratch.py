@@ -22,6 +22,7 @@ from ..api import prune
 from ..compare.arms import Arm, parse
 from ..compare.compare import Comparison, compare, plan
 from ..compare.engine import execute
+from ..compare.here import engine
 from ..compare.run import UNEQUAL
 from ..compare.statistics import Difference, paired, spread
 from ..compare.table import tidy
@@ -31,7 +32,6 @@ from ..core.kinds import Fidelity
 from ..core.run import mix
 from ..core.task import Task
 from ..report.figure import Figure, bars
-from ._here import engine
 from ._kept import kept
 from ._study import Finding, Study, Tell, silent
 

@@ -1,12 +1,12 @@
-"""Run the cells of a comparison in this process, one after another: for many small ones; not a study."""
+"""Run the cells of a comparison in this process, one after another: for many small ones, and tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..compare.cell import Cell
-from ..compare.engine import Engine, Local
-from ..compare.run import run
+from .cell import Cell
+from .engine import Engine, Local
+from .run import run
 
 
 class Here(Engine):
