@@ -15,7 +15,7 @@ from torch import nn
 
 import resprout
 from resprout.core import kinds, select
-from resprout.core.granularity import Weight
+from resprout.core.granularity import NM, Row, Weight
 from resprout.core.kinds import Scores
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
@@ -29,6 +29,7 @@ KINDS = {
     "schedule": kinds.Schedule,
     "cliff": kinds.Cliff,
     "priority": kinds.Priority,
+    "solve": kinds.Solver,
     "recover": kinds.Recover,
     "recipe": kinds.Recipe,
     "search": kinds.Searcher,
@@ -143,6 +144,34 @@ def test_an_allocation_is_met_exactly_and_nests(allocation):
         assert larger.alive == keep
         assert masks <= larger
         masks = larger
+
+
+@pytest.mark.parametrize("allocation", instances("allocate"))
+def test_an_allocation_that_goes_by_shape_looks_at_no_score(allocation):
+    shapes = {"0.weight": (8, 2, 3, 3), "4.weight": (16, 32), "6.weight": (10, 16)}
+    scores = {n: torch.rand(s) for n, s in shapes.items()}
+    unseen = {n: torch.empty(s, device="meta") for n, s in shapes.items()}
+    prices = dict.fromkeys(shapes, 1.0)
+    if allocation.by_shape:
+        assert allocation(Scores(unseen), prices, 300.0) == allocation(Scores(scores), prices, 300.0)
+
+
+@pytest.mark.parametrize("solver", instances("solve"))
+@pytest.mark.parametrize("granularity", [Weight(), Row(), NM(2, 4)])
+def test_a_solver_never_loses_to_plain_masking(solver, granularity):
+    g = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(6, 16, generator=g), torch.randn(16, 40, generator=g)
+    x[3] += x[2] + x[5]  # inputs that say the same
+    gram, kept = x @ x.T, weight.clone()
+    alive = torch.ones(6, 16, dtype=torch.bool)
+    same = solver(weight, gram, Weight().pick(alive, 96))
+    assert torch.allclose(same, weight, atol=1e-5)
+    solved = solver(weight, gram, granularity.pick(alive, 48))
+    mask = solved != 0
+    assert int(mask.sum()) == 48
+    assert torch.equal(weight, kept)
+    assert torch.isfinite(solved).all()
+    assert float(((weight - solved) @ x).square().sum()) < float(((weight * ~mask) @ x).square().sum())
 
 
 @pytest.mark.parametrize("fill", instances("fill"))

@@ -10,7 +10,7 @@ import resprout
 ROOT = Path(resprout.__file__).parent
 TOP = {"__init__", "api", "catalog", "find", "fit", "cli", "integrations"}  # may use everything
 MAY_USE_METHODS = {"recipe", "rule", "search", "recover", "studies"}
-MAY_USE_ALL = {"cli", "compare", "studies", "report", "integrations"}
+MAY_USE_ALL = {"cli", "compare", "layerwise", "studies", "report", "integrations"}
 
 
 def files() -> list[Path]:
@@ -52,8 +52,12 @@ def allowed(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
         return True
     if its == mine != "methods":
         return True
-    if its == "core" or (mine, its) in (("deploy", "graph"), ("methods", "evaluate")):  # a device gets what the graph
-        return True  # has made, a method may measure; neither looks back
+    measures = (("methods", "evaluate"), ("tasks", "evaluate"))
+    if its == "core" or (mine, its) in (
+        ("deploy", "graph"),
+        *measures,
+    ):  # a device gets what the graph has made, methods
+        return True  # and tasks may measure; none looks back
     if mine == "methods" and its == "methods":
         kind, other = (*here[1:2], ""), (*there[1:2], "")
         return kind[0] == other[0] or kind[0] in MAY_USE_METHODS

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resprout.core.errors import ResproutError
-from resprout.core.granularity import NM, Weight, parse
+from resprout.core.granularity import NM, Row, Weight, parse
 from resprout.core.kinds import Scores
 from resprout.core.masks import Masks
 from resprout.methods.allocate.global_ import Global
@@ -31,6 +33,54 @@ def test_regrowth_from_one_to_two_of_four():
     two = NM(2, 4).choose(Scores({"w": score.flip(0)}, ~one, one), 24, Global())
     assert one <= two
     assert (two["w"].view(6, 2, 4).sum(-1) == 2).all()
+
+
+def test_rows_by_hand():
+    scores = {"w": torch.tensor([[9.0, 8, 7, 6], [1, 2, 3, 4]])}
+    assert Row().choose(Scores(scores), 4, Global())["w"].int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    assert Row().choose(Scores(scores), 5, Global())["w"].int().tolist() == [[1, 1, 1, 0], [0, 0, 1, 1]]
+    assert parse("row") == Row()
+
+
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 10**6), st.data())
+def test_rows_are_equal_within_what_lives_and_nest(rows, columns, seed, data):
+    score = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    masks, total = Masks({"w": torch.ones(rows, columns, dtype=torch.bool)}), rows * columns
+    few = data.draw(st.integers(0, total))
+    some = Row().choose(Scores({"w": score}, masks), few, Uniform())
+    each = some["w"].sum(1)
+    assert some.alive == few
+    assert int(each.max() - each.min()) <= 1
+    more = Row().choose(Scores({"w": -score}, ~some, some), data.draw(st.integers(few, total)), Uniform())
+    assert some <= more
+    fewer = Row().choose(Scores({"w": -score}, some), few // 2, Uniform())
+    assert fewer <= some
+    assert fewer.alive == few // 2
+
+
+@given(
+    st.sampled_from([Weight(), Row(), NM(2, 4)]), st.integers(1, 4), st.integers(1, 5), st.integers(0, 10**6), st.data()
+)
+def test_a_run_of_columns_at_a_time_adds_up(granularity, rows, groups, seed, data):
+    g = torch.Generator().manual_seed(seed)
+    score, columns = torch.randn(rows, 4 * groups, generator=g), 4 * groups
+    alive = torch.ones(rows, columns, dtype=torch.bool)
+    if not isinstance(granularity, NM):
+        alive = torch.rand(rows, columns, generator=g) < 0.7
+    keep = rows * columns // 2 if isinstance(granularity, NM) else data.draw(st.integers(0, int(alive.sum())))
+    pick, width = granularity.pick(alive, keep), data.draw(st.sampled_from([4, 8]))
+    mask = torch.cat([pick(score[:, a : a + width], a) for a in range(0, columns, width)], 1)
+    assert int(mask.sum()) == keep
+    assert not (mask & ~alive).any()
+    whole = granularity.pick(alive, keep)(score, 0)  # in one run: simply the best
+    assert float(score[whole].sum()) >= float(score[mask].sum()) - 1e-5
+
+
+def test_what_has_no_columns_cannot_be_picked():
+    with pytest.raises(ResproutError, match="channels"):
+        parse("channel").pick(torch.ones(2, 2, dtype=torch.bool), 2)
+    with pytest.raises(ResproutError, match="2:4"):
+        NM(2, 4).pick(torch.ones(2, 6, dtype=torch.bool), 6)
 
 
 def test_pattern_errors():

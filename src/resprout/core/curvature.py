@@ -5,7 +5,7 @@ Frantar, Singh, Alistarh: "Optimal Brain Compression", NeurIPS 2022, arXiv:2208.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,97 @@ def columns(module: nn.Module, x: Tensor) -> Tensor:
     return x.movedim(1, 0).flatten(1, 1 + kernel).flatten(2)
 
 
+def grams(probe: Probe, weights: Sequence[str], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Return weight -> X X^T of its layer over the batches, (groups, columns, columns); the ranks' mean.
+
+    Layers that read the same tensor (queries, keys and values, say) share one matrix: it is computed and kept once.
+
+    Args:
+        probe: with data.
+        weights: names of weights of linear layers and convolutions.
+        dtype: in which the products are summed; each is computed in float32 at least.
+
+    Raises:
+        ResproutError: a layer of another kind, or one that is not run as a module; inputs with NaN or infinity.
+    """
+    found: dict[str, Tensor] = {}
+    names = {n.rpartition(".")[0]: n for n in weights}
+    leaders: dict[str, str] = {}  # whose matrix each weight has
+    last: tuple[Tensor, str] | None = None  # the tensor is held, so that its memory is not given to another
+
+    def see(name: str, x: Tensor) -> None:
+        nonlocal last
+        module, weight = probe.model.get_submodule(name), names[name]
+        shares = last is not None and isinstance(module, nn.Linear) and _same(last[0], x)
+        leader = last[1] if last is not None and shares else weight
+        if leaders.setdefault(weight, leader) != leader:
+            raise ResproutError(f"{weight!r} reads the input of {leader!r} in some batches only; prune them one by one")
+        if leader != weight:
+            found[weight] = found[leader]
+            return
+        last = x, weight
+        for part in pieces(module, x):
+            rows = columns(module, part).to(torch.promote_types(x.dtype, torch.float32))
+            if weight not in found:
+                found[weight] = torch.zeros(len(rows), rows.shape[2], rows.shape[2], dtype=dtype, device=rows.device)
+            if dtype == rows.dtype:
+                found[weight].baddbmm_(rows.mT, rows)
+            else:
+                found[weight] += (rows.mT @ rows).to(dtype)
+
+    probe.watch(list(names), see, inputs=True)
+    _check(found, weights)
+    shared = {id(h): share(h) for h in {id(h): h for h in found.values()}.values()}
+    return {n: shared[id(h)] for n, h in found.items()}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same memory, unchanged in between."""
+    return (a.data_ptr(), a.shape, a.stride(), a._version) == (b.data_ptr(), b.shape, b.stride(), b._version)
+
+
+def norms(probe: Probe, weights: Sequence[str]) -> dict[str, Tensor]:
+    """Return weight -> the root of the mean square of each input over the batches, float32 (groups, columns).
+
+    Args:
+        probe: with data.
+        weights: names of weights of linear layers and convolutions.
+
+    Raises:
+        ResproutError: as `grams`.
+    """
+    names = {n.rpartition(".")[0]: n for n in weights}
+    found: dict[str, Tensor] = {}
+    count: dict[str, int] = {}
+
+    def see(name: str, x: Tensor) -> None:
+        module, weight = probe.model.get_submodule(name), names[name]
+        for part in pieces(module, x):
+            rows = columns(module, part).float()
+            found[weight] = found.get(weight, 0) + rows.square().sum(1)
+            count[weight] = count.get(weight, 0) + rows.shape[1]
+
+    probe.watch(list(names), see, inputs=True)
+    _check(found, weights)
+    return {n: share(found[n] / count[n]).sqrt() for n in weights}
+
+
+def pieces(module: nn.Module, x: Tensor) -> Sequence[Tensor]:
+    """Return the batch in parts whose columns are not too many numbers at a time."""
+    grow = max(1, module.weight[0].numel() // max(1, module.weight.shape[1]))  # pyright: ignore
+    return x.split(max(1, PIECE // max(1, x[:1].numel() * grow)))
+
+
+def _check(found: Mapping[str, Tensor], weights: Sequence[str]) -> None:
+    if missing := [n for n in weights if n not in found]:
+        raise ResproutError(f"nothing is seen of {missing[0]!r}: it is not run as a module; add it to ignore=[...]")
+    for name, h in found.items():
+        if not torch.isfinite(h).all():
+            raise ResproutError(f"the inputs of {name!r} hold NaN or infinity; check the batches and the weights")
+
+
 def curvature(probe: Probe, weights: Sequence[str], damping: float = 0.01) -> dict[str, Tensor]:
-    """Return weight -> H of its layer over the batches, (groups, columns, columns) in float64, summed over the ranks.
+    """Return weight -> H = 2 X X^T of its layer, damped, (groups, columns, columns) in float64.
 
     Args:
         probe: with data.
@@ -44,27 +133,16 @@ def curvature(probe: Probe, weights: Sequence[str], damping: float = 0.01) -> di
         damping: the part of the mean of H's diagonal that is added to it.
 
     Raises:
-        ResproutError: a layer of another kind, or one that is not run as a module.
+        ResproutError: as `grams`.
     """
-    found: dict[str, Tensor] = {}
-    names = {n.rpartition(".")[0]: n for n in weights}
+    return {n: damped(2 * h, damping) for n, h in grams(probe, weights, torch.float64).items()}
 
-    def see(name: str, x: Tensor) -> None:
-        module = probe.model.get_submodule(name)
-        grow = max(1, module.weight[0].numel() // max(1, module.weight.shape[1]))  # pyright: ignore
-        for part in x.split(max(1, PIECE // max(1, x[:1].numel() * grow))):
-            rows = columns(module, part)
-            found[names[name]] = found.get(names[name], 0) + 2 * (rows.mT @ rows).double()
 
-    probe.watch(list(names), see, inputs=True)
-    if missing := [n for n in weights if n not in found]:
-        raise ResproutError(f"nothing is seen of {missing[0]!r}: it is not run as a module; add it to ignore=[...]")
-    for name, h in found.items():
-        h = share(h)
-        mean = h.diagonal(dim1=1, dim2=2).mean(1)
-        added = damping * torch.where(mean > 0, mean, 1.0)
-        found[name] = h + torch.eye(h.shape[1], dtype=h.dtype, device=h.device) * added[:, None, None]
-    return found
+def damped(h: Tensor, damping: float) -> Tensor:
+    """Return h (groups, columns, columns) with that part of the mean of its diagonal added to the diagonal."""
+    mean = h.diagonal(dim1=1, dim2=2).mean(1)
+    added = damping * torch.where(mean > 0, mean, 1.0)
+    return h + torch.eye(h.shape[1], dtype=h.dtype, device=h.device) * added[:, None, None]
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:
@@ -88,6 +166,18 @@ def inverse(hessian: Tensor) -> Tensor:
         ResproutError: H is singular.
     """
     return solve(hessian, torch.eye(hessian.shape[1], dtype=hessian.dtype, device=hessian.device).expand_as(hessian))
+
+
+def factor(h: Tensor) -> Tensor:
+    """Return the upper triangular U with U^T U = H^-1, of shape (columns, columns), without forming H^-1 twice.
+
+    Raises:
+        ResproutError: H is not positive.
+    """
+    lower, wrong = torch.linalg.cholesky_ex(h)
+    if bool(wrong):
+        raise ResproutError("the Gram matrix of a layer is not positive: give more batches, or damping > 0")
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
 
 def least_squares(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:

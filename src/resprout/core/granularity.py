@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from . import select
-from .errors import ResproutError, check_sparsity
-from .kinds import Allocation, Scores, Wishes
+from .choose import Pattern, Quota, best, best_of_rows, by_row, counted
+from .errors import ResproutError
+from .kinds import Allocation, Pick, Scores
 from .masks import Masks
 from .units import Group, Kind, living, spread
 
 LAYERS = "layers"  # as one group
-TRIES = 6  # allowances until about the right number of weights is bought
 
 
 class Granularity(ABC):
@@ -60,6 +60,14 @@ class Granularity(ABC):
             ResproutError: a count that the bounds or the granularity exclude.
         """
 
+    def pick(self, alive: Tensor, keep: int) -> Pick:
+        """Return what chooses, a run of columns at a time, exactly `keep` of the weights `alive` (outputs, columns).
+
+        Raises:
+            ResproutError: a granularity that does not go by columns.
+        """
+        raise ResproutError(f"a solver chooses weights, rows or n:m, and not {self.noun}; use a score for {self.noun}")
+
 
 @dataclass(frozen=True)
 class Weight(Granularity):
@@ -79,50 +87,51 @@ class Weight(Granularity):
         prices: Mapping[str, float] | None = None,
     ) -> Masks:
         """See `Granularity.choose`."""
-        return _best(scores, keep, allocate, floor, ceiling, prices)
+        return best(scores, keep, allocate, floor, ceiling, prices)
+
+    def pick(self, alive: Tensor, keep: int) -> Pick:
+        """As many of each run of columns as its share of those alive."""
+        return Quota(alive[None], torch.tensor([keep]))
 
 
-def _best(
-    scores: Scores,
-    keep: int,
-    allocate: Allocation,
-    floor: int,
-    ceiling: float,
-    prices: Mapping[str, float] | None,
-) -> Masks:
-    """The best `keep` of whatever has these scores, single weights or units."""
-    settled, upper = scores.bounds
-    lower = {n: min(max(settled[n], floor), upper[n]) for n in scores}
-    check_sparsity(ceiling, "ceiling")
-    upper = {n: max(lower[n], min(upper[n], int(ceiling * size))) for n, size in scores.sizes.items()}
-    wishes = _wishes(scores, keep, allocate, prices)
-    counts = select.apportion(wishes, keep, lower, upper)
-    chosen = getattr(wishes, "chosen", None)
-    if chosen is None or any(chosen.counts[n] != counts[n] - settled[n] for n in scores):
+@dataclass(frozen=True)
+class Row(Granularity):
+    """Every weight by itself, and the same share of each output (row of the weight): those who compete read the same inputs.
+
+    Where the count of a tensor is no multiple of its rows, the first rows keep one more. What lives already in a row beyond
+    its share stays, and less than it wishes is taken from rows that have less: others make up for it.
+    """
+
+    def units(self, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """The weights."""
+        return masks
+
+    def choose(
+        self,
+        scores: Scores,
+        keep: int,
+        allocate: Allocation,
+        floor: int = 0,
+        ceiling: float = 1.0,
+        prices: Mapping[str, float] | None = None,
+    ) -> Masks:
+        """See `Granularity.choose`."""
+        counts = counted(scores, keep, allocate, floor, ceiling, prices)[0]
         picks = {}
         for name, score in scores.items():
-            among = None if scores.among is None else Masks({name: scores.among[name]})
-            picks |= select.top({name: score}, counts[name] - settled[name], among)
-        chosen = Masks(picks)
-    return chosen if scores.settled is None else scores.settled | chosen
+            flat = select.dense(score).flatten(1)
+            settled = None if scores.settled is None else scores.settled[name].flatten(1)
+            among = torch.ones_like(flat, dtype=torch.bool) if scores.among is None else scores.among[name].flatten(1)
+            have = torch.zeros(len(flat), dtype=torch.int64) if settled is None else settled.sum(1).cpu()
+            rows = by_row(counts[name], have, have + among.sum(1).cpu())
+            chosen = best_of_rows(flat, rows - have, among)
+            picks[name] = (chosen if settled is None else chosen | settled).reshape(score.shape)
+        return Masks(picks)
 
-
-def _wishes(scores: Scores, keep: int, allocate: Allocation, prices: Mapping[str, float] | None) -> Wishes:
-    """Let an allocation spend what about `keep` weights cost, by trying allowances; the rest is `apportion`'s."""
-    if prices is None or len(set(prices.values())) == 1:
-        return allocate(scores, dict.fromkeys(scores, 1.0), float(keep))
-    settled, upper = scores.bounds
-    room = {n: upper[n] - settled[n] for n in scores}
-    paid, fresh = sum(prices[n] * k for n, k in settled.items()), keep - sum(settled.values())
-    spent = sum(prices[n] * k for n, k in room.items()) * fresh / max(1, sum(room.values()))
-    wishes = allocate(scores, prices, paid + spent)
-    for _ in range(TRIES):
-        got = sum(wishes.values()) - sum(settled.values())
-        if abs(got - fresh) <= 0.001 * fresh or got <= 0:
-            break
-        spent *= fresh / got
-        wishes = allocate(scores, prices, paid + spent)
-    return wishes
+    def pick(self, alive: Tensor, keep: int) -> Pick:
+        """In each row as many of a run of columns as its share of those alive."""
+        have = alive.sum(1).cpu()
+        return Quota(alive, by_row(keep, torch.zeros_like(have), have))
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ class Block(Granularity):
         grow = scores.settled is not None
         dead = None if alive is None else ~alive
         tiles = Scores(pooled, dead if grow else alive, alive if grow else None, scores.order)
-        chosen = _best(tiles, keep, allocate, floor, ceiling, prices)
+        chosen = best(tiles, keep, allocate, floor, ceiling, prices)
         whole = Masks({n: self._whole(chosen[n], scores.shapes[n]) for n in scores})
         if masks is None or alive is None:
             return whole
@@ -246,7 +255,7 @@ class Units(Granularity):
         if self.kind == "layer":
             alive, pooled, costs = self.units(whole, mine), _ranked(pooled, costs, scores.order), None
         units = Scores(pooled, ~alive if grow else alive, alive if grow else None, scores.order)
-        chosen = _best(units, keep, allocate, floor, ceiling, costs)
+        chosen = best(units, keep, allocate, floor, ceiling, costs)
         if self.kind == "layer":
             chosen = {g.name: a[None] for g, a in zip(mine, chosen[LAYERS], strict=True)}
         returned = before if self.kind != "layer" else {n: a if bool(a.any()) else ~a for n, a in before.items()}
@@ -359,6 +368,16 @@ class NM(Granularity):
             )
         return masks
 
+    def pick(self, alive: Tensor, keep: int) -> Pick:
+        """The best n of every m columns.
+
+        Raises:
+            ResproutError: columns that are no multiple of m, or a count that is not the pattern's.
+        """
+        if alive.shape[1] % self.m or keep != alive.numel() * self.n // self.m:
+            raise ResproutError(f"{self.n}:{self.m} of a weight of {tuple(alive.shape)} does not leave {keep:,}")
+        return Pattern(alive, self.n, self.m)
+
     def _pattern(self, name: str, score: Tensor, scores: Scores) -> Tensor:
         if score.dim() < 2 or score.shape[1] % self.m:
             raise ResproutError(
@@ -381,15 +400,15 @@ class NM(Granularity):
 
 
 def parse(granularity: "str | Granularity") -> Granularity:
-    """Read `"weight"`, `"channel"`, `"head"`, `"layer"`, `"2:4"` or `"block:4x1"`.
+    """Read `"weight"`, `"row"`, `"channel"`, `"head"`, `"layer"`, `"2:4"` or `"block:4x1"`.
 
     Raises:
         ResproutError: an unknown name or an impossible pattern.
     """
     if isinstance(granularity, Granularity):
         return granularity
-    if granularity == "weight":
-        return Weight()
+    if granularity in ("weight", "row"):
+        return Weight() if granularity == "weight" else Row()
     for kind in get_args(Kind):
         if granularity == kind:
             return Units(kind)
@@ -402,6 +421,6 @@ def parse(granularity: "str | Granularity") -> Granularity:
         if min(rows, columns) > 0:
             return Block(rows, columns)
     raise ResproutError(
-        f"unknown granularity {granularity!r}; use 'weight', 'channel', 'head', 'layer', n:m with 0 < n <= m as in '2:4', or "
-        "blocks of outputs by inputs as in 'block:4x1'"
+        f"unknown granularity {granularity!r}; use 'weight', 'row', 'channel', 'head', 'layer', n:m with 0 < n <= m as in "
+        "'2:4', or blocks of outputs by inputs as in 'block:4x1'"
     )

@@ -103,7 +103,9 @@ class Scores(Mapping[str, select.Score]):
 
 
 class Allocation(Method):
-    """How many weights each tensor may have alive."""
+    """How many weights each tensor may have alive. One that looks at shapes only, and at no score, says `by_shape`."""
+
+    by_shape: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> Wishes:
@@ -129,6 +131,33 @@ class Fill(Method):
             weight: the weight as it stands.
             anchor: the dense network's own weight, where one is known.
             generator: the only source of randomness.
+        """
+
+
+class Pick(ABC):
+    """Which weights of a matrix stay, decided a run of columns at a time (see `granularity.Granularity.pick`)."""
+
+    step: int = 1  # runs begin at multiples of it
+
+    @abstractmethod
+    def __call__(self, scores: Tensor, first: int) -> Tensor:
+        """Return bool of the form of `scores`, (outputs, columns of the run); `first` is the first of these columns."""
+
+
+class Solver(Method):
+    """New values for what stays of a layer, so that its outputs change least: min |(W - V) X|^2 over V within the masks."""
+
+    @abstractmethod
+    def __call__(self, weight: Tensor, gram: Tensor, pick: Pick) -> Tensor:
+        """Return the new weight, float32 (outputs, columns), zero where it has been cut.
+
+        Args:
+            weight: float32 (outputs, columns).
+            gram: X X^T of the layer's inputs, float32 (columns, columns); any positive multiple of it is as good.
+            pick: what stays; it is asked for every run of columns once, from left to right.
+
+        Raises:
+            ResproutError: the Gram matrix is not finite or not positive.
         """
 
 

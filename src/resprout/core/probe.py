@@ -127,6 +127,13 @@ class Probe:
         device = next(self.model.parameters()).device
         return {n: self._anchor[n].detach().to(device) for n in self.names}
 
+    def values(self) -> Tensors:
+        """Return the prunable weights, the dead ones with their values in the dense network where it is known."""
+        if self._anchor is None:
+            return self.weights()
+        dense = self.anchor()
+        return {n: torch.where(self.masks[n], w, dense[n]) for n, w in self.weights().items()}
+
     def at_anchor(self) -> Probe:
         """Return a probe of the dense network itself, on the same data; computed once."""
         if self._at_anchor is None:

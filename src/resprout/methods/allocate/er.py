@@ -16,6 +16,7 @@ from ...core.kinds import Allocation, Fidelity, Scores
 class Er(Allocation):
     """Counts in proportion to size * (n_in + n_out) / (n_in * n_out), full tensors aside."""
 
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ...core.kinds import Allocation, Fidelity, Scores
 class Erk(Allocation):
     """Counts in proportion to the sum of the shape, full tensors aside."""
 
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "paper-checked"
 
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> dict[str, float]:

@@ -17,6 +17,7 @@ from ...core.kinds import Allocation, Fidelity, Scores
 class ErkPlus(Allocation):
     """Counts in proportion to the sum of the shape; the last linear layer has all of its own, and the budget is kept."""
 
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "identity-checked"
     key: ClassVar[str | None] = "random-pruning"
 

@@ -18,6 +18,7 @@ class Table(Allocation):
     """`densities` by weight name; tensors that are not named share what is left evenly."""
 
     densities: Mapping[str, float]
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> dict[str, float]:

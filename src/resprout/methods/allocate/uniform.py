@@ -15,6 +15,7 @@ from ...core.kinds import Allocation, Fidelity, Scores
 class Uniform(Allocation):
     """Counts in proportion to the sizes."""
 
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "paper-checked"
 
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ class UniformPlus(Allocation):
     """Uniform, but kind to both ends of the network."""
 
     last: float = 0.2
+    by_shape: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "paper-checked"
 
     def __call__(self, scores: Scores, prices: Mapping[str, float], allowance: float) -> dict[str, float]:

@@ -1,0 +1,292 @@
+"""Walk through the blocks of a network: each sees what the blocks before it, as they are by then, make of the data.
+
+What this file does not do: choose weights (`prune.py`), or read a model from its files (`folder.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import ResproutError
+from ..core.masks import Masks
+from ..core.probe import Probe, first_tensor, to_device
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+@dataclass
+class Call:
+    """How a block is called with one batch: the hidden states, and the rest of its arguments."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass
+class Block:
+    """A block on the way.
+
+    Attributes:
+        index: from 0.
+        name: its path in the model.
+        module: itself, with weights.
+        calls: one for each batch; `hidden` is what it reads now.
+        changed: whether its weights are others than those it came with: set by who changes them.
+    """
+
+    index: int
+    name: str
+    module: nn.Module
+    calls: list[Call] = field(repr=False)
+    changed: bool = False
+
+    def run(self, call: Call) -> Tensor:
+        """Return the hidden states that it makes of one batch, where the inputs are kept."""
+        device = next(self.module.parameters()).device
+        out = self.module(
+            to_device(call.hidden, device), *to_device(call.args, device), **to_device(call.kwargs, device)
+        )
+        return (out[0] if isinstance(out, tuple | list) else out).to(call.hidden.device)
+
+    def probe(self, masks: Masks, anchor: dict[str, Tensor] | None = None) -> Probe:
+        """Return a probe of the block by itself; `masks` and `anchor` name its own parameters.
+
+        It answers what needs weights and inputs. There is no loss to take gradients of.
+        """
+        return Probe(self.module, masks, range(len(self.calls)), self._no_loss, anchor, training=False)
+
+    def _no_loss(self, module: nn.Module, at: int) -> Tensor:
+        if torch.is_grad_enabled():
+            raise ResproutError(
+                "block by block there is no loss to take gradients of: use a score of weights and inputs such as 'wanda', or "
+                "rs.prune on the whole model"
+            )
+        self.run(self.calls[at])
+        return torch.zeros(())
+
+
+def find_blocks(model: nn.Module, name: str | None = None) -> str:
+    """Return the path of the list of blocks: of all `ModuleList`s whose modules are of one class, that with most parameters.
+
+    Args:
+        model: the network.
+        name: the path, where it is known.
+
+    Raises:
+        ResproutError: there is none, or `name` is not one.
+    """
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 0}
+    if name is not None:
+        if name not in lists:
+            raise ResproutError(f"blocks={name!r} is no list of modules; there are: {', '.join(lists) or 'none'}")
+        return name
+    alike = {n: m for n, m in lists.items() if len(m) > 1 and len({type(block) for block in m}) == 1}
+    sizes = {n: sum(p.numel() for p in m.parameters()) for n, m in alike.items()}
+    if not sizes or max(sizes.values()) == 0:
+        raise ResproutError(
+            f"{type(model).__name__} has no list of equal blocks; name it with blocks='path.of.the.list', or use rs.prune"
+        )
+    return max(sizes, key=lambda n: sizes[n])
+
+
+class _Passing(nn.Module):
+    """Stands for a block: notes how it is called and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module, calls: list[list[Call]], index: int, several: bool, last: bool):
+        super().__init__()
+        self._block = [block]  # in a list, so that it is no module of this one
+        self.calls, self.index, self.several, self.last = calls, index, several, last
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # models ask their blocks for facts such as attention_type
+            return getattr(self._block[0], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.calls[self.index].append(Call(hidden, args, kwargs))
+        if self.last:
+            raise _Arrived
+        return (hidden,) if self.several else hidden
+
+
+class _Arrived(Exception):
+    """All blocks have been called."""
+
+
+@contextmanager
+def _replaced(blocks: nn.ModuleList | nn.Sequential, by: Sequence[nn.Module]) -> Iterator[None]:
+    kept = list(blocks)
+    for i, module in enumerate(by):
+        blocks[i] = module
+    try:
+        yield
+    finally:
+        for i, module in enumerate(kept):
+            blocks[i] = module
+
+
+@contextmanager
+def _uncached(model: nn.Module) -> Iterator[None]:
+    """No cache of keys and values: it would keep every block's."""
+    config = getattr(model, "config", None)
+    kept = getattr(config, "use_cache", None)
+    if kept:
+        config.use_cache = False  # pyright: ignore[reportOptionalMemberAccess]
+    try:
+        yield
+    finally:
+        if kept:
+            config.use_cache = kept  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def usual(model: nn.Module, batch: Any) -> Any:
+    """Call a model with a batch: a mapping as keyword arguments, else its first tensor."""
+    return model(**batch) if isinstance(batch, dict) else model(first_tensor(batch))
+
+
+def calls(model: nn.Module, path: str, batches: Sequence[Any], forward: Forward = usual) -> list[list[Call]]:
+    """Return how each block is called with each batch; the hidden states are those that the first block reads.
+
+    Nothing of the blocks is computed, but for the first one on the first batch.
+
+    Args:
+        model: with weights in all that runs before the first block, and in that.
+        path: of the list of blocks.
+        batches: what `forward` takes.
+        forward: calls the model.
+
+    Raises:
+        ResproutError: no batches, or a block that is not called or not with hidden states first.
+    """
+    if not len(batches):
+        raise ResproutError("data= is empty: at least one batch is needed")
+    blocks: Any = model.get_submodule(path)
+    device = next(blocks[0].parameters()).device
+    found: list[list[Call]] = [[] for _ in blocks]
+    first: list[bool] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any], out: Any) -> None:
+        first.append(isinstance(out, tuple | list))
+        raise _Arrived
+
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), _uncached(model):
+            handle = blocks[0].register_forward_hook(note, with_kwargs=True)
+            try:
+                _until_arrived(model, to_device(batches[0], device), forward)
+            finally:
+                handle.remove()
+            if not first:
+                raise ResproutError(f"the model does not call {path}.0: name its list of blocks with blocks=")
+            last = len(blocks) - 1
+            passing = [_Passing(b, found, i, first[0], i == last) for i, b in enumerate(blocks)]
+            with _replaced(blocks, passing):
+                for batch in batches:
+                    _until_arrived(model, to_device(batch, device), forward)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    for index, each in enumerate(found):
+        if len(each) != len(batches):
+            raise ResproutError(
+                f"the model calls {path}.{index} {len(each)} times for {len(batches)} batches; each block must run once"
+            )
+    return found
+
+
+def _until_arrived(model: nn.Module, batch: Any, forward: Forward) -> None:
+    try:
+        forward(model, batch)
+    except _Arrived:
+        pass
+    except (TypeError, IndexError, KeyError, AttributeError, ValueError, RuntimeError) as error:
+        raise ResproutError(f"the model cannot take this batch: {error}") from error
+
+
+class Shelf:
+    """Where blocks are when nothing is done to them. This one leaves them in the model; `folder.py` has one on disk."""
+
+    def take(self, name: str, block: nn.Module) -> None:
+        """Give the block its weights."""
+
+    def put_back(self, name: str, block: nn.Module, changed: bool) -> None:
+        """It is done with."""
+
+    def done(self, name: str) -> bool:
+        """Whether what is taken has been worked on before, in a run that was stopped."""
+        return False
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep tensors for later, and return them as they are kept."""
+        return {n: t.cpu() for n, t in tensors.items()}
+
+    def kept(self, name: str) -> dict[str, Tensor] | None:
+        """Return what a run that was stopped has kept, if it has."""
+
+
+def walk(
+    model: nn.Module,
+    batches: Sequence[Any],
+    blocks: str | None = None,
+    forward: Forward = usual,
+    shelf: Shelf | None = None,
+    device: str | torch.device | None = None,
+) -> Iterator[Block]:
+    """Yield the blocks one after another; whatever is done to one in the meantime, the next one reads what it makes then.
+
+    Args:
+        model: blocks run in evaluation mode.
+        batches: what the model is called with.
+        blocks: the path of the list of blocks, if it is not found by itself.
+        forward: calls the model with a batch.
+        shelf: where blocks come from and go to.
+        device: where a block is worked on; the cached inputs stay where the model is.
+
+    Raises:
+        ResproutError: no blocks, no data, or hidden states that are not finite.
+    """
+    path, shelf = find_blocks(model, blocks), shelf or Shelf()
+    modules: Any = model.get_submodule(path)
+    shelf.take(f"{path}.0", modules[0])
+    home = next(modules[0].parameters()).device
+    found = calls(model, path, batches, forward)
+    hidden = [call.hidden for call in found[0]]
+    for index, module in enumerate(modules):
+        block = Block(index, f"{path}.{index}", module, found[index])
+        for call, x in zip(block.calls, hidden, strict=True):
+            call.hidden = x
+        hidden = []
+        if index:
+            shelf.take(block.name, module)
+        module.to(device or home)
+        yield block
+        hidden = advance(block)
+        shelf.put_back(block.name, module.to(home), block.changed)
+
+
+@torch.no_grad()
+def advance(block: Block) -> list[Tensor]:
+    """Return what a block makes of its inputs, batch by batch; the inputs are let go.
+
+    Raises:
+        ResproutError: NaN or infinity.
+    """
+    mode, made = block.module.training, []
+    block.module.eval()
+    while block.calls:
+        made.append(block.run(block.calls[0]))
+        block.calls.pop(0)
+        if not torch.isfinite(made[-1]).all():
+            raise ResproutError(f"{block.name} puts out NaN or infinity; check the weights, and the precision")
+    block.module.train(mode)
+    return made

@@ -1,0 +1,33 @@
+"""Wanda: a weight's magnitude times the norm of the input that it reads, |w_ij| ||x_j||.
+
+Sun, Liu, Bair, Kolter: "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024, arXiv:2306.11695. The
+paper compares within each output: granularity="row". Dead weights count with their value in the dense network, if one is known.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...core.curvature import norms
+from ...core.kinds import Fidelity, Score
+from ...core.probe import Probe
+
+
+@dataclass(frozen=True)
+class Wanda(Score):
+    """|w| times the root of its input's mean square over samples and positions."""
+
+    order: ClassVar[int] = 2
+    fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __call__(self, probe: Probe) -> dict[str, Tensor]:
+        """Return the products."""
+        found = norms(probe, probe.names)
+        return {n: w.abs().float() * _like(found[n], w) for n, w in probe.values().items()}
+
+
+def _like(norm: Tensor, weight: Tensor) -> Tensor:
+    """The norms (groups, columns), in the form of the weight."""
+    rows = norm.repeat_interleave(len(weight) // len(norm), 0)
+    return rows.reshape(weight.shape)
