@@ -10,12 +10,15 @@ from resprout.core.granularity import Weight
 from resprout.core.kinds import Scores
 from resprout.core.masks import Masks, keep_count
 from resprout.core.probe import Probe
+from resprout.methods.allocate._blocks import blocks
 from resprout.methods.allocate.damage_greedy import DamageGreedy
 from resprout.methods.allocate.damage_proportional import DamageProportional
+from resprout.methods.allocate.dlp import Dlp
 from resprout.methods.allocate.er import Er
 from resprout.methods.allocate.erk import Erk
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.lamp import Lamp, lamp
+from resprout.methods.allocate.owl import Owl
 from resprout.methods.allocate.table import Table
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.allocate.uniform_plus import UniformPlus
@@ -114,3 +117,38 @@ def test_an_independent_implementation(data_dir, oracles_dir):
             ours = counts(methods[name], given, keep_count(float(sparsity), 268_336))
             off = max(abs(ours[f"{layer}.weight"] - k) for layer, k in kept.items())
             assert off <= (0 if name in ("lamp", "glob") else 1), (name, sparsity)
+
+
+def test_blocks_go_by_the_first_number():
+    names = [
+        "model.layers.0.q.weight",
+        "model.layers.0.mlp.1.weight",
+        "model.layers.10.q.weight",
+        "0.weight",
+        "head.weight",
+    ]
+    assert list(blocks(names)) == ["model.layers.0", "model.layers.10", "0", "head.weight"]
+    assert blocks(names)["model.layers.0"] == names[:2]
+
+
+def test_owl_by_hand():
+    """Of ten scores one is 5 times their mean in block 0, none in block 1: densities 0.5 + 0.08 and 0.5 - 0.08."""
+    given = {"h.0.w": torch.tensor([[1.0] * 9 + [100.0]]), "h.1.w": torch.ones(1, 10)}
+    found = Owl()(Scores(given), dict.fromkeys(given, 1.0), 10.0)
+    assert found == {"h.0.w": pytest.approx(5.8), "h.1.w": pytest.approx(4.2)}
+
+
+@pytest.mark.parametrize("stat", ["median", "mean", "max", "sum", "std"])
+def test_dlp_identities(stat):
+    """The densities' mean is what is allowed, and they differ by 2 alpha; a larger block of scores is cut more."""
+    given = {f"h.{i}.w": torch.rand(20, 30, generator=torch.Generator().manual_seed(i)) * (1 + i) for i in range(4)}
+    found = Dlp(stat=stat)(Scores(given), dict.fromkeys(given, 1.0), 0.4 * 2400)  # pyright: ignore[reportArgumentType]
+    densities = [k / 600 for k in found.values()]
+    assert sum(densities) / 4 == pytest.approx(0.4, abs=1e-6)
+    assert max(densities) - min(densities) == pytest.approx(0.3, abs=1e-6)
+    assert densities == sorted(densities, reverse=True)
+
+
+def test_dlp_says_which_statistics_there_are():
+    with pytest.raises(ResproutError, match="median"):
+        Dlp(stat="mode")  # pyright: ignore[reportArgumentType]
