@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,9 +87,30 @@ def best_of_rows(scores: Tensor, counts: Tensor, among: Tensor) -> Tensor:
     """
     if not torch.isfinite(scores).all():
         raise ResproutError("the scores hold NaN or infinity; check the weights, the data and the loss")
-    ranked = torch.argsort(scores.masked_fill(~among, -torch.inf), dim=1, descending=True, stable=True)
-    first = torch.arange(scores.shape[1], device=scores.device) < counts.to(scores.device)[:, None]
-    return torch.zeros_like(among).scatter_(1, ranked, first)
+    counts, scores = counts.to(scores.device), scores.float()
+    scores = scores if bool(among.all()) else scores.masked_fill(~among, -torch.inf)
+    chosen = torch.zeros_like(among)
+    for count in counts.unique().tolist():
+        if count:
+            rows = counts == count
+            chosen[rows] = _first_best(scores[rows], count)
+    return chosen
+
+
+def _first_best(scores: Tensor, count: int) -> Tensor:
+    """The best `count` of each row, by its threshold; of those that are equal to it the first."""
+    at = scores.shape[1] - count
+    if scores.device.type == "cpu":  # ten times as fast as PyTorch's
+        least = torch.from_numpy(np.partition(scores.numpy(), at, axis=1)[:, at, None])
+    else:
+        least = torch.kthvalue(scores, at + 1, dim=1, keepdim=True).values
+    chosen = scores >= least
+    several = (chosen.sum(1) > count).nonzero().flatten()
+    if len(several):
+        above, equal = scores[several] > least[several], scores[several] == least[several]
+        room = count - above.sum(1, keepdim=True)
+        chosen[several] = above | (equal & (equal.cumsum(1) <= room))
+    return chosen
 
 
 class Quota(Pick):

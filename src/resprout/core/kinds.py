@@ -148,16 +148,24 @@ class Solver(Method):
     """New values for what stays of a layer, so that its outputs change least: min |(W - V) X|^2 over V within the masks."""
 
     @abstractmethod
-    def __call__(self, weight: Tensor, gram: Tensor, pick: Pick) -> Tensor:
+    def prepare(self, gram: Tensor) -> Tensor:
+        """Return what is needed of a Gram matrix, once for all layers that read the same inputs; `gram` may be overwritten.
+
+        Args:
+            gram: X X^T of the inputs, float32 (columns, columns); any positive multiple of it is as good.
+
+        Raises:
+            ResproutError: it is not positive.
+        """
+
+    @abstractmethod
+    def __call__(self, weight: Tensor, prepared: Tensor, pick: Pick) -> Tensor:
         """Return the new weight, float32 (outputs, columns), zero where it has been cut.
 
         Args:
             weight: float32 (outputs, columns).
-            gram: X X^T of the layer's inputs, float32 (columns, columns); any positive multiple of it is as good.
+            prepared: what `prepare` has returned.
             pick: what stays; it is asked for every run of columns once, from left to right.
-
-        Raises:
-            ResproutError: the Gram matrix is not finite or not positive.
         """
 
 

@@ -28,8 +28,8 @@ OTHER = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*.md")  # what go
 class Folder(Shelf):
     """A Hugging Face folder read block by block, and (with `out`) written block by block.
 
-    `model` is the network without the weights of its blocks, which are on PyTorch's meta device until they are taken. Killed
-    and made again with the same `out`, blocks that have been written are read from there: `done` says so.
+    `model` is the network without the weights of its blocks and of its head, which are on PyTorch's meta device; a block has
+    them while it is taken. Killed and made again with the same `out`, blocks that have been written are read from there.
 
     Args:
         source: folder with config.json and safetensors.
@@ -55,7 +55,8 @@ class Folder(Shelf):
         self.model = _skeleton(self.source)
         self.path = find_blocks(self.model, blocks)
         self._stem = [n for n in self._files if not n.startswith(f"{self.path}.")]
-        self._assign(self.model, self._read(self._stem), "")
+        self._later = {f"{self.path}.", *_head(self.model)}  # what is not needed to get to the blocks
+        self._assign(self.model, self._read([n for n in self._stem if not n.startswith(tuple(self._later))]), "")
         _buffers(self.model, self.model, self.path)
         if self.out is not None:
             if self.out.resolve() == self.source.resolve():
@@ -68,9 +69,8 @@ class Folder(Shelf):
         """Read the block's weights: what has been written, else the source."""
         if not any(p.is_meta for p in block.parameters()):
             return
-        written = self._part(name)
         if self.done(name):
-            tensors = store.read_safetensors(written, "; delete it to have it made again")[1]
+            tensors = store.read_safetensors(self._part(name), "; delete it to have it made again")[1]
         else:
             tensors = self._read([n for n in self._files if n.startswith(f"{name}.")])
         self._assign(block, tensors, f"{name}.")
@@ -161,8 +161,9 @@ class Folder(Shelf):
         tie = getattr(module, "tie_weights", None)
         if tie is not None:
             tie()
-        lost = [n for n, p in module.named_parameters() if p.is_meta and not f"{prefix}{n}".startswith(f"{self.path}.")]
-        lost = lost if not prefix else [n for n, p in module.named_parameters() if p.is_meta]
+        lost = [
+            n for n, p in module.named_parameters() if p.is_meta and (prefix or not n.startswith(tuple(self._later)))
+        ]
         if lost or unexpected:
             raise CheckpointError(f"{self.source} does not fit its config.json: {(lost or unexpected)[0]!r} is odd")
 
@@ -206,6 +207,15 @@ def _skeleton(folder: Path) -> nn.Module:
             return AutoModelForCausalLM.from_config(config).eval()
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
+
+
+def _head(model: nn.Module) -> list[str]:
+    """Where the weights of the head are, if they are its own."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    ties = getattr(model, "get_input_embeddings", lambda: None)()
+    if head is None or getattr(head, "weight", None) is getattr(ties, "weight", None):
+        return []
+    return [f"{name}." for name, module in model.named_modules() if module is head]
 
 
 def _buffers(model: nn.Module, within: nn.Module, but: str | None = None) -> None:

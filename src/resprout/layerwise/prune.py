@@ -20,6 +20,7 @@ from ..core.errors import ResproutError, check_sparsity
 from ..core.hold import unwrap
 from ..core.kinds import Allocation, Fidelity, Pick, Score, Scores, Solver
 from ..core.masks import Masks, keep_count, prunable
+from ..core.probe import Probe
 from ..core.store import checksum
 from .folder import Folder
 from .walk import Block, Forward, Shelf, find_blocks, usual, walk
@@ -75,20 +76,34 @@ class Cut:
                 for name, mask in chosen.items():
                     weights[name].mul_(mask)
                 return chosen
-            found = grams(probe, list(masks))
-            new = {}
-            for name, mask in masks.items():
-                w = weights[name]
-                alive = mask.flatten(1)
-                pick = (
-                    Fixed(chosen[name].flatten(1)) if chosen is not None else self.granularity.pick(alive, counts[name])
-                )
-                seen = Seen(pick, alive)
-                solved = self.solver(w.float().flatten(1), _single(found[name], name), seen)
-                new[name] = torch.cat(seen.picked, 1).reshape(mask.shape)
-                w.copy_((solved.reshape(w.shape) * new[name]).to(w.dtype))
+            return self._solved(self.solver, probe, weights, masks, counts, chosen)
+
+    def _solved(
+        self,
+        solver: Solver,
+        probe: Probe,
+        weights: Mapping[str, nn.Parameter],
+        masks: Masks,
+        counts: Mapping[str, int],
+        chosen: Masks | None,
+    ) -> Masks:
+        """Solve layer by layer; what several share of a Gram matrix is prepared once, and let go after the last of them."""
+        found = grams(probe, list(masks))
+        alike: dict[int, list[str]] = {}
+        for name, gram in found.items():
+            alike.setdefault(id(gram), []).append(name)
+        new = {}
+        for names in alike.values():
+            prepared = solver.prepare(_single(found[names[0]], names[0]))
+            for name in names:
+                w, alive = weights[name], masks[name].flatten(1)
+                fixed = None if chosen is None else Fixed(chosen[name].flatten(1))
+                seen = Seen(fixed or self.granularity.pick(alive, counts[name]), alive)
+                solved = solver(w.float().flatten(1), prepared, seen).reshape(w.shape)
+                new[name] = torch.cat(seen.picked, 1).reshape(w.shape)
+                w.copy_((solved * new[name]).to(w.dtype))
                 del found[name]
-        return Masks(new)
+        return Masks({n: new[n] for n in masks})
 
     def _chosen(self, found: Mapping[str, Any], score: Score, masks: Masks, counts: Mapping[str, int]) -> Masks:
         scores = Scores(found, None if masks.alive == masks.total else masks, None, score.order, score.rows)

@@ -13,6 +13,8 @@ from torch import Tensor
 from ...core.curvature import damped, factor
 from ...core.kinds import Fidelity, Pick, Solver
 
+PIECE = 16  # columns whose errors are carried on one by one; to those behind it they go together
+
 
 @dataclass(frozen=True)
 class Sparsegpt(Solver):
@@ -22,21 +24,30 @@ class Sparsegpt(Solver):
     damping: float = 0.01
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
-    @torch.no_grad()
-    def __call__(self, weight: Tensor, gram: Tensor, pick: Pick) -> Tensor:
-        """Return the new weight."""
+    def prepare(self, gram: Tensor) -> Tensor:
+        """Return the upper triangular factor of H^-1; the row of an input that is never read is zero."""
         unread = gram.diagonal() == 0
-        w = weight.masked_fill(unread, 0.0)
-        upper = factor(damped(gram[None], self.damping)[0])
+        return factor(damped(gram[None], self.damping)[0]).masked_fill_(unread[:, None], 0.0)
+
+    @torch.no_grad()
+    def __call__(self, weight: Tensor, prepared: Tensor, pick: Pick) -> Tensor:
+        """Return the new weight."""
+        upper = prepared
+        unread = upper.diagonal() == 0
+        columns = weight.T.masked_fill(unread[:, None], 0.0)  # a column of the weight is a row here: contiguous
+        scale = upper.diagonal().masked_fill(unread, 1.0)
         width = -(-self.block // pick.step) * pick.step
-        for first in range(0, w.shape[1], width):
+        for first in range(0, len(columns), width):
             part = slice(first, first + width)
-            run, inner = w[:, part], upper[part, part]
-            stays = pick((run / inner.diagonal()).square(), first)
-            errors = torch.zeros_like(run)
-            for j in range(run.shape[1]):
-                errors[:, j] = run[:, j].masked_fill(stays[:, j], 0.0) / inner[j, j]
-                run[:, j:].addr_(errors[:, j], inner[j, j:], alpha=-1)
+            run, inner, own = columns[part], upper[part, part], scale[part]
+            stays = pick((run / own[:, None]).square().T, first).T
+            errors = torch.empty_like(run)
+            for a in range(0, len(run), PIECE):
+                b = min(a + PIECE, len(run))
+                for j in range(a, b):
+                    errors[j] = run[j].masked_fill(stays[j], 0.0) / own[j]
+                    run[j:b].addr_(inner[j, j:b], errors[j], alpha=-1)
+                run[b:].addmm_(inner[a:b, b:].T, errors[a:b], alpha=-1)
             run.mul_(stays)
-            w[:, part.stop :].addmm_(errors, upper[part, part.stop :], alpha=-1)
-        return w
+            columns[part.stop :].addmm_(upper[part, part.stop :].T, errors, alpha=-1)
+        return columns.T.contiguous()
