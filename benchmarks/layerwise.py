@@ -1,7 +1,7 @@
 r"""Large language models block by block: memory against loading the whole, and time beside plain transcriptions and the floor.
 
     python benchmarks/layerwise.py memory --work /tmp/llama     # 1.1 billion random weights: 2.2 GB on disk, twice
-    taskset -c 1 python benchmarks/layerwise.py speed
+    taskset -c 1 python benchmarks/layerwise.py
 
 `memory` writes a randomly initialised Llama of TinyLlama's form in shards, then prunes it from folder to folder and, in another
 process, as a whole in memory; peak resident memory is the operating system's. What 70 billion take is arithmetic.
@@ -255,7 +255,7 @@ def speed(samples: int, length: int, rounds: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("memory", "speed", "one"))
+    parser.add_argument("part", nargs="?", default="speed", choices=("memory", "speed", "one"))
     parser.add_argument("--work", type=Path, default=Path("llama"))
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)

@@ -93,21 +93,17 @@ def _intervals(rows: Sequence[tuple[str, str, Difference]], title: str, labels: 
 
 
 def _each(g: Gathered, draw: Draw) -> dict[tuple[str, str], Sequence[Figure]]:
-    """A drawing for every recipe and budget that has finished; the most telling first: with the largest regrowth."""
+    """A drawing for every recipe and budget that has finished; first, of those that regrow, what gains most."""
+    gains = {(line.arm, line.asked): line.against.mean if line.against else 0.0 for line in g.lines}
     pairs = [(a, b) for b in g.budgets for a in g.recipes if g.of(a, b)]
-    pairs.sort(key=lambda pair: -_regrown(g, *pair))
+    pairs.sort(key=lambda pair: (not _regrows(g, *pair), -gains.get(pair, 0.0)))
     return {(arm, asked(budget)): draw(arm, budget) for arm, budget in pairs}
 
 
-def _regrown(g: Gathered, arm: str, budget: str) -> float:
-    """By how much the density at the stump was multiplied until the end, and the most where the budget is small."""
-    details = [g.detail(c) for c, _ in g.of(arm, budget)]
-    found = [
-        (1 - d["path"][-1][1]) / max(1e-9, 1 - d["stump"]["sparsity"])
-        for d in details
-        if "stump" in d and d.get("path")
-    ]
-    return min(found, default=0.0) + (0.0 if not found else 1e-3 * details[0]["path"][-1][1])
+def _regrows(g: Gathered, arm: str, budget: str) -> bool:
+    """Whether its networks end with more weights than their stump had, by a twentieth at least."""
+    ways = [d for c, _ in g.of(arm, budget) if "stump" in (d := g.detail(c)) and d.get("path")]
+    return any(1 - d["path"][-1][1] > 1.05 * (1 - d["stump"]["sparsity"]) for d in ways)
 
 
 def _closer(g: Gathered) -> Section | None:
