@@ -11,12 +11,14 @@ from .deploy.bytes import Bytes
 from .deploy.file import load, save
 from .deploy.flash import Flash
 from .deploy.gain import Gain, gain
+from .deploy.huggingface import load_pretrained, save_pretrained
 from .deploy.latency import Latency
 from .deploy.macs import Macs
 from .deploy.ram import Ram
 from .deploy.runtime import Runtime
 from .deploy.target import Target
 from .deploy.trace import lower
+from .evaluate.perplexity import perplexity
 from .fit import Arrival, Result, fit
 from .graph.shrink import expand, shrink
 from .graph.structure import Structure
@@ -54,10 +56,13 @@ __all__ = [
     "gain",
     "hold",
     "load",
+    "load_pretrained",
     "lower",
+    "perplexity",
     "prune",
     "regrow",
     "save",
+    "save_pretrained",
     "shrink",
     "trace",
 ]

@@ -25,7 +25,9 @@ from .core.store import read_safetensors
 from .core.task import Task
 from .deploy.encoding import FORMAT
 from .deploy.file import load
+from .tasks import hub
 
+HUB = "hf:"  # begins the name of a network of Hugging Face
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ def task_makers() -> dict[str, Callable[..., Task]]:
 
 
 def task(name: str, data: Path | None, model: str) -> Task:
-    """Return the task `name`, its inputs normalised as `model` (a name) was trained with.
+    """Return the task `name`, its inputs normalised, or its text cut into tokens, as `model` (a name) was trained with.
 
     A name such as "my_task.py:make" or "package.module:make" is a function of your own.
 
@@ -53,8 +55,16 @@ def task(name: str, data: Path | None, model: str) -> Task:
     if name not in known:
         raise nearest(name, known, "task")
     given: dict[str, Any] = {} if data is None else {"data": str(data)}
-    if "normalise" in inspect.signature(known[name]).parameters:
+    takes = inspect.signature(known[name]).parameters
+    if "normalise" in takes:
         given["normalise"] = next((family for family in ("vgg", "vit") if model.startswith(family)), "resnet")
+    if model.startswith(HUB):
+        if "tokenizer" not in takes:
+            able = [task for task, maker in known.items() if "tokenizer" in inspect.signature(maker).parameters]
+            raise ResproutError(
+                f"{model} reads tokens of its own tokenizer; of the tasks that is {', '.join(able)}, not {name}"
+            )
+        given["tokenizer"] = model.removeprefix(HUB)
     return known[name](**given)
 
 
@@ -100,13 +110,17 @@ def _own(name: str, what: str, kind: type[T], given: tuple[str, ...] = ()) -> T:
 def network(name: str, weights: Path | None, seed: int = 0) -> nn.Module:
     """Return the network `name`, with random weights of `seed` or those of a file.
 
-    A name such as "my_net.py:build" or "package.module:build" is a function of your own.
+    A name such as "my_net.py:build" or "package.module:build" is a function of your own; "hf:FOLDER" or "hf:NAME" is a model
+    of Hugging Face with the weights it has there.
 
     Raises:
         ResproutError: an unknown name, or a file that does not fit.
     """
     torch.manual_seed(seed)
-    model = _own(name, "model", nn.Module) if ":" in name else models.build(name)
+    if name.startswith(HUB):
+        model = hub.network(name.removeprefix(HUB))
+    else:
+        model = _own(name, "model", nn.Module) if ":" in name else models.build(name)
     if weights is not None:
         read_weights(model, weights)
     return model
@@ -133,7 +147,10 @@ def read_weights(model: nn.Module, file: Path) -> None:
 
 def _fitting(model: nn.Module, found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     own, what = model.state_dict(), f"{file} does not fit {type(model).__name__}"
-    missing = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    params = dict(model.named_parameters(remove_duplicate=False))
+    filled = {id(params[n]) for n in found if n in params}  # of tied weights a file may hold one name only
+    absent = [n for n in own if n not in found and not n.endswith("num_batches_tracked")]
+    missing = [n for n in absent if n not in params or id(params[n]) not in filled]
     foreign = [n for n in found if n not in own]
     odd = [n for n in own if n in found and own[n].shape != found[n].shape]
     if missing or foreign:

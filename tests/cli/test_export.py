@@ -83,3 +83,22 @@ def test_mistakes_are_one_line(file, tmp_path, words, error):
 def test_a_file_without_a_program(tmp_path, to):
     rs.save(tmp_path / "net", torch.nn.Sequential(torch.nn.Linear(3, 2)))
     assert "save it with example=" in said(tmp_path / "net", "--to", to, "--out", tmp_path / "out", code=2)
+
+
+def test_huggingface(data_dir, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    source, ids = data_dir / "stories260k", torch.tensor([[1, 40, 50]])
+    model = transformers.AutoModelForCausalLM.from_pretrained(source).eval()
+    masks = rs.prune(model, 0.2, granularity="head", example=ids, floor=1)
+    small = rs.shrink(model, masks, ids)
+    rs.save(tmp_path / "net", small, values="fp32")
+    assert "--model hf:FOLDER" in said(tmp_path / "net", "--to", "huggingface", "--out", tmp_path / "code", code=2)
+    text = said(tmp_path / "net", "--to", "huggingface", "--model", f"hf:{source}", "--out", tmp_path / "code")
+    assert "trust_remote_code=True" in text
+    assert "num_key_value_heads differs" in text
+    text = said(tmp_path / "code", "--to", "huggingface", "--ragged", "pad", "--out", tmp_path / "pad")
+    assert re.search(r"a plain folder.*[\d,]+ bytes of padding", text, re.S)
+    read = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "pad")
+    wished = small.generate(ids, max_new_tokens=9, do_sample=False)
+    assert torch.equal(read.generate(ids, max_new_tokens=9, do_sample=False), wished)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "pad")("a tree").input_ids

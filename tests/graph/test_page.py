@@ -23,7 +23,7 @@ def blocks() -> list[tuple[str, str]]:
 def test_the_code_of_the_page_runs_and_prints_what_stands_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
     for code, said in blocks():
         if "transformers" in code:
             pytest.importorskip("transformers")

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ..compare import Comparison
 from ..compare import compare as library_compare
 from ..core.errors import ResproutError
+from ..find import HUB
 from ..report.page import write_page
 from .fit import USUAL
 from .flags import columns, console, like, plain_errors
@@ -42,7 +43,8 @@ def compare(
     weights: Annotated[Path | None, typer.Option(help="safetensors with its trained weights.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Training of every arm; default 8 (digits: 40).")] = None,
     dense_epochs: Annotated[
-        float | None, typer.Option(help="Training of the dense network; default 0 with --weights, 20 without.")
+        float | None,
+        typer.Option(help="Training of the dense network; default 0 with --weights or hf:FOLDER, 20 without."),
     ] = None,
     controls: Annotated[
         list[str] | None, typer.Option(help="scratch, scratch_compute, shuffled, small, or all: of every recipe.")
@@ -53,7 +55,11 @@ def compare(
     """Run every arm at every budget with every seed, each for the same number of steps, and tell who wins."""
     page, usual = console(), USUAL.get(task, {})
     epochs = usual.get("epochs", 8.0) if epochs is None else epochs
-    dense_epochs = (0.0 if weights else usual.get("dense_epochs", 20.0)) if dense_epochs is None else dense_epochs
+    dense_epochs = (
+        (0.0 if weights or model.startswith(HUB) else usual.get("dense_epochs", 20.0))
+        if dense_epochs is None
+        else dense_epochs
+    )
     command = shlex.join(["resprout", *sys.argv[1:]])
     try:
         with Cells(page) as cells:

@@ -45,7 +45,7 @@ TAKEN = (
 NOTES = {
     "device": "Device whose flash and RAM are limits, by its name in `resprout list devices`.",
     "epochs": "Training of the recipe in epochs; default its own (digits: 40).",
-    "dense_epochs": "Train the dense network first; default 0 with --weights, 20 without.",
+    "dense_epochs": "Train the dense network first; default 0 with --weights or hf:FOLDER, 20 without.",
     "out": "Folder of the run folders.",
 }
 
@@ -54,9 +54,11 @@ NOTES = {
 @like(library_fit, *TAKEN, unset=["dense_epochs"], notes=NOTES)
 def fit(
     *,
-    model: Annotated[str, typer.Option(help="Network, by the name of its function in resprout.models.")] = "digits_cnn",
+    model: Annotated[
+        str, typer.Option(help="Network, by the name of its function in resprout.models, or hf:FOLDER.")
+    ] = "digits_cnn",
     weights: Annotated[Path | None, typer.Option(help="safetensors with its trained weights.")] = None,
-    task: Annotated[str, typer.Option(help="Task: digits, cifar10.")] = "digits",
+    task: Annotated[str, typer.Option(help="Task: digits, cifar10, text, sst2.")] = "digits",
     data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
     budget: Annotated[
         str | None,
@@ -77,7 +79,7 @@ def fit(
     wanted = budgets(budget, frontier, given["device"])
     if given["recipe"] is not None:
         given["recipe"] = find.method("recipe", given["recipe"])
-    given = usual(task, weights is not None, given)
+    given = usual(task, weights is not None or model.startswith(find.HUB), given)
     with processes() as rank:
         page = console()
         network = find.network(model, weights, given["seed"]).to(device())

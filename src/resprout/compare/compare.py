@@ -148,13 +148,16 @@ def compare(
         raise ResproutError(f"seeds must be at least 1, got {seeds}")
     if not epochs > 0 or dense_epochs < 0:
         raise ResproutError(f"epochs must be above 0 and dense_epochs not below, got {epochs:g} and {dense_epochs:g}")
-    if weights is None and not dense_epochs:
+    pretrained = model.startswith(find.HUB)
+    if weights is None and not dense_epochs and not pretrained:
         raise ResproutError("without weights= of a trained network, dense_epochs= must be above 0")
     if values not in encoding.VALUES:
         raise nearest(values, encoding.VALUES, "values")
     granularities.parse(granularity)
     chosen = _arms(arms, controls)
     labels = [a.label for a in chosen]
+    if pretrained and any(a.control for a in chosen):
+        raise ResproutError(f"controls begin with random weights, and {model} has its own; leave them out")
     first = baseline or ("one_way" if "one_way" in labels else labels[0])
     if first not in labels:
         raise nearest(first, labels, "baseline")
@@ -200,4 +203,4 @@ def _engine(name: str, jobs: int | None, threads: int) -> Engine:
 
 
 def _plain(name: str) -> str:
-    return name.rpartition(":")[2]
+    return Path(name.rpartition(":")[2]).name

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import ResproutError
 from .masks import Masks
@@ -248,7 +249,8 @@ class Probe:
         vectors = self.gradients() if vectors is None else vectors
         total = {n: torch.zeros_like(w) for n, w in self.weights().items()}
         for batch in self.data():
-            with self._aside(), torch.enable_grad():
+            # The fused kernels of attention have no second derivative.
+            with self._aside(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 weights = {n: w.clone().requires_grad_() for n, w in self.weights().items()}
                 first = _derivatives(self.loss(batch, weights), weights, create_graph=True)
                 inner = torch.stack([(g * vectors[n]).sum() for n, g in first.items()]).sum()

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..core import store
+from ..core import extras, store
 from ..core.errors import CheckpointError, ResproutError
 from .walk import Shelf, find_blocks
 
@@ -197,14 +197,11 @@ def shards(folder: Path) -> dict[str, Path]:
 
 def _skeleton(folder: Path) -> nn.Module:
     """The model of a folder, on the meta device."""
+    library = extras.transformers()
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM
-    except ImportError as error:
-        raise ResproutError("models from a folder need transformers: pip install 'resprout[text]'") from error
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = library.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config).eval()
+            return library.AutoModelForCausalLM.from_config(config).eval()
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
