@@ -211,6 +211,17 @@ def headline_search() -> str:
     return headline("search")
 
 
+def language() -> str:
+    """Perplexity of a language model pruned block by block."""
+    found: dict[str, dict[str, str]] = {}
+    for line in read("language")["lines"]:
+        found.setdefault(line["way"], {})[line["sparsity"]] = f"{line['perplexity']:.2f}"
+    dense = found.pop("dense")["0"]
+    columns = list(dict.fromkeys(s for of in found.values() for s in of))
+    head = [f"perplexity (dense {dense})", *(f"{100 * float(s):g} %" if ":" not in s else s for s in columns)]
+    return table(head, [[way, *(of.get(s, "") for s in columns)] for way, of in found.items()])
+
+
 def studies() -> str:
     """Claims and verdicts."""
     said = {True: "holds here", False: "does not hold here", None: "not decided here"}

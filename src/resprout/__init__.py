@@ -23,6 +23,7 @@ from .fit import Arrival, Result, fit
 from .graph.shrink import expand, shrink
 from .graph.structure import Structure
 from .graph.trace import trace
+from .layerwise.prune import prune_blocks, prune_folder
 from .tasks.arrays import Arrays
 
 __version__ = "0.1.0"
@@ -60,6 +61,8 @@ __all__ = [
     "lower",
     "perplexity",
     "prune",
+    "prune_blocks",
+    "prune_folder",
     "regrow",
     "save",
     "save_pretrained",

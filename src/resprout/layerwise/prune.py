@@ -23,6 +23,7 @@ from ..core.masks import Masks, keep_count, prunable
 from ..core.probe import Probe
 from ..core.store import checksum
 from .folder import Folder
+from .sharded import Sharded, is_sharded
 from .walk import Block, Forward, Shelf, find_blocks, usual, walk
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -155,7 +156,9 @@ def prune_blocks(
     """
     bare = unwrap(model)
     cut = Cut.parse(score, solver, granularity)
-    way = Way(data, find_blocks(bare, blocks), forward, Shelf(), device)
+    path = find_blocks(bare, blocks)
+    shelf = Sharded() if is_sharded(bare.get_submodule(f"{path}.0")) else Shelf()
+    way = Way(data, path, forward, shelf, device)
     wanted = _wanted(bare, way.path, targets, ignore)
     found: dict[str, Tensor] = {}
     for new in _cuts(bare, sparsity, cut, catalog.make("allocate", allocate), wanted, way, masks, report):

@@ -217,7 +217,7 @@ class Shelf:
     """Where blocks are when nothing is done to them. This one leaves them in the model; `folder.py` has one on disk."""
 
     def take(self, name: str, block: nn.Module) -> None:
-        """Give the block its weights."""
+        """Give the block its weights, if it lacks them."""
 
     def put_back(self, name: str, block: nn.Module, changed: bool) -> None:
         """It is done with."""
@@ -266,12 +266,12 @@ def walk(
         for call, x in zip(block.calls, hidden, strict=True):
             call.hidden = x
         hidden = []
-        if index:
-            shelf.take(block.name, module)
-        module.to(device or home)
+        shelf.take(block.name, module)
+        if device is not None:
+            module.to(device)
         yield block
         hidden = advance(block)
-        shelf.put_back(block.name, module.to(home), block.changed)
+        shelf.put_back(block.name, module if device is None else module.to(home), block.changed)
 
 
 @torch.no_grad()
