@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -202,17 +202,41 @@ def _method(kind: str, node: ast.expr) -> Any:
             raise nearest(str(argument.arg), fields, f"field of {kind} {name}")
         wanted = [t for t in (types[argument.arg], *get_args(types[argument.arg])) if inspect.isclass(t)]
         methods = [t for t in wanted if issubclass(t, Method)]
+        parts = [t for t in wanted if dataclasses.is_dataclass(t) and not issubclass(t, Method)]
+        words = str in wanted or get_origin(types[argument.arg]) is Literal
         if methods and isinstance(argument.value, ast.Name | ast.Call):
             kinds = [c.kind for c in catalog.cards() if issubclass(c.method, tuple(methods))]
             given[argument.arg] = _method(kinds[0], argument.value)
-        elif str in wanted and isinstance(argument.value, ast.Name):
-            given[argument.arg] = argument.value.id.rstrip("_")
+        elif parts and isinstance(argument.value, ast.Name | ast.Call):
+            given[argument.arg] = _part(parts[0], argument.value)
         else:
-            given[argument.arg] = ast.literal_eval(argument.value)
+            given[argument.arg] = _plain(argument.value, words)
     try:
         return cls(**given)
     except TypeError as error:
         raise ResproutError(f"{kind} {name!r}: {error}") from error
+
+
+def _plain(node: ast.expr, words: bool = True) -> Any:
+    """A number, a string, or (`words`) a word without quotation marks."""
+    return node.id.rstrip("_") if words and isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _part(cls: Callable[..., T], node: ast.Name | ast.Call) -> T:
+    """What is no method of its own, such as an optimizer: "adamw", its first field, or "optimizer(kind=adamw, decay=0.1)".
+
+    Raises:
+        ResproutError: an unknown field.
+    """
+    if isinstance(node, ast.Name):
+        return cls(_plain(node))
+    if node.args:
+        raise ValueError("fields by name are needed")
+    fields = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    for argument in node.keywords:
+        if argument.arg not in fields:
+            raise nearest(str(argument.arg), fields, f"field of {cls.__name__.lower()}")
+    return cls(**{str(a.arg): _plain(a.value) for a in node.keywords})
 
 
 def methods(given: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from resprout.cli import app
 from resprout.cli.fit import budgets
 from resprout.cli.flags import helps
 from resprout.cli.journey import describe
-from resprout.core.errors import BudgetError
+from resprout.core.errors import BudgetError, ResproutError
+from resprout.core.steps import Optimizer
+from resprout.methods.allocate.dlp import Dlp
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.recipe.bidirectional_iterative import BidirectionalIterative
 from resprout.methods.recipe.bidirectional_oneshot import BidirectionalOneshot
@@ -75,6 +77,15 @@ def test_a_method_takes_methods_as_arguments():
     made = find.method("recipe", "bidirectional_oneshot(path=bidirectional_iterative(allocator=global))")
     assert made == BidirectionalOneshot(path=BidirectionalIterative(allocator="global"))
     assert made == find.method("recipe", "bidirectional_oneshot(path=bidirectional_iterative(allocator='global'))")
+    assert find.method("allocate", "dlp(stat=mean)") == Dlp(stat="mean")
+    adam = Optimizer("adamw", decay=0.1)
+    assert find.method("recipe", "one_way(optimizer=adamw)") == OneWay(optimizer=Optimizer("adamw"))
+    given = "one_way(lr=1e-3, optimizer=optimizer(kind=adamw, decay=0.1))"
+    assert find.method("recipe", given) == OneWay(lr=1e-3, optimizer=adam)
+        lr=1e-3, optimizer=adam
+    )
+    with pytest.raises(ResproutError, match="decay"):
+        find.method("recipe", "one_way(optimizer=optimizer(kind=adamw, decai=0.1))")
 
 
 def test_python_dash_m():
