@@ -82,8 +82,6 @@ def test_a_method_takes_methods_as_arguments():
     assert find.method("recipe", "one_way(optimizer=adamw)") == OneWay(optimizer=Optimizer("adamw"))
     given = "one_way(lr=1e-3, optimizer=optimizer(kind=adamw, decay=0.1))"
     assert find.method("recipe", given) == OneWay(lr=1e-3, optimizer=adam)
-        lr=1e-3, optimizer=adam
-    )
     with pytest.raises(ResproutError, match="decay"):
         find.method("recipe", "one_way(optimizer=optimizer(kind=adamw, decai=0.1))")
 
