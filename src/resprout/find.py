@@ -25,6 +25,7 @@ from .core.store import read_safetensors
 from .core.task import Task
 from .deploy.encoding import FORMAT
 from .deploy.file import load
+from .deploy.huggingface import SIDE, load_pretrained
 from .tasks import hub
 
 HUB = "hf:"  # begins the name of a network of Hugging Face
@@ -118,7 +119,8 @@ def network(name: str, weights: Path | None, seed: int = 0) -> nn.Module:
     """
     torch.manual_seed(seed)
     if name.startswith(HUB):
-        model = hub.network(name.removeprefix(HUB))
+        place = name.removeprefix(HUB)
+        model = load_pretrained(place).float() if (Path(place) / SIDE).exists() else hub.network(place)
     else:
         model = _own(name, "model", nn.Module) if ":" in name else models.build(name)
     if weights is not None:

@@ -1,5 +1,6 @@
 """Models and tokenizers of Hugging Face folders: what is loaded, what is refused, and `resprout fit` on one."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load, save_file
 from typer.testing import CliRunner
 
+import resprout as rs
 from resprout import find
 from resprout.cli import app
 from resprout.compare import compare
@@ -205,3 +207,18 @@ def test_compare_begins_with_the_weights_of_the_folder(made, data, tmp_path, mon
     measured = find.task("text", data, f"hf:{made}").evaluate(hub.network(made), "test")
     assert dense["steps"] == 0
     assert dense["test"] == pytest.approx(measured["likelihood"], rel=1e-4)
+
+
+def test_a_folder_with_layers_of_unequal_width_is_a_model_like_any_other(data_dir, tmp_path):
+    """Its code is not run, and nobody is asked whether it may be."""
+    home = data_dir / "stories260k"
+    dense, x = find.network(f"hf:{home}", None), {"input_ids": torch.tensor([[1, 40, 50, 60]])}
+    structure = rs.trace(dense, x)
+    masks = rs.prune(copy.deepcopy(dense), 0.2, granularity="channel", example=structure, floor=1)
+    small = rs.shrink(dense, masks, structure=structure)
+    assert rs.save_pretrained(small, tmp_path / "small", tokenizer=home).custom_code
+    read = find.network(f"hf:{tmp_path / 'small'}", None)
+    with torch.no_grad():
+        assert torch.allclose(read(**x).logits, small(**x).logits, atol=1e-5)
+    text = "Once upon a time, there was a cat."
+    assert hub.tokenizer(tmp_path / "small")(text).input_ids == hub.tokenizer(home)(text).input_ids

@@ -5,6 +5,7 @@ What this file does not do: write such folders.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,11 @@ def tokenizer(where: str | Path) -> Any:
     """
     library, local = extras.transformers(), _local(where)
     try:
-        return library.AutoTokenizer.from_pretrained(where, local_files_only=local)
+        own = local and "auto_map" in json.loads(
+            (Path(where) / "config.json").read_text()
+        )  # it would ask to run its code
+        kind = library.PreTrainedTokenizerFast if own else library.AutoTokenizer
+        return kind.from_pretrained(where, local_files_only=local)
     except Exception as error:  # of many kinds, down to plain Exception from the parser of tokenizer.json
         raise ResproutError(f"there is no tokenizer that transformers can load in {str(where)!r}: {error}") from error
 
