@@ -248,3 +248,12 @@ def test_steps_in_words():
     assert describe({"step": "Arrive", "budget": "8KiB"}) == "arrived at 8KiB"
     assert describe({"step": "Search", "cliff": None}) == "one-way curve: no cliff found"
     assert describe({"step": "Rewind", "to": "start"}) == "rewind to start"
+
+
+def test_fit_leaves_alone_what_it_is_told_to(tmp_path):
+    run("fit", "--budget", "0.9", "--epochs", "0.2", "--dense-epochs", "0.2", "--no-curve", "--ignore", "12.*",
+        "--out", str(tmp_path))  # fmt: skip
+    result = json.loads(next(tmp_path.glob("*/result.json")).read_text())
+    names = [n for r in result["journal"] if "counts" in r for n in r["counts"]]
+    assert names
+    assert not any(n.startswith("12.") for n in names)

@@ -32,6 +32,8 @@ TAKEN = (
     "values",
     "recipe",
     "granularity",
+    "targets",
+    "ignore",
     "epochs",
     "dense_epochs",
     "control",
@@ -79,6 +81,7 @@ def fit(
     wanted = budgets(budget, frontier, given["device"])
     if given["recipe"] is not None:
         given["recipe"] = find.method("recipe", given["recipe"])
+    given |= {"targets": given["targets"] or None, "ignore": given["ignore"] or ()}
     given = usual(task, weights is not None or model.startswith(find.HUB), given)
     with processes() as rank:
         page = console()
