@@ -20,9 +20,10 @@ def main() -> None:
     args = parser.parse_args()
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1100, "height": 1180}, color_scheme="light")
         page.goto(args.page.resolve().as_uri())
         page.wait_for_selector(".main-svg")
+        page.add_style_tag(content=".top, .choices { position: static !important }")
         page.screenshot(path=IMAGES / f"{args.name}-0.png")
         for i, title in enumerate(args.titles, 1):
             figure = page.locator("figure.fig", has=page.locator(".fig-title", has_text=title)).first
