@@ -60,7 +60,10 @@ def main() -> None:
             model = find.network(f"hf:{home}", None)
             began = time.perf_counter()
             masks = rs.prune_blocks(
-                model, 0.5 if sparsity == "2:4" else sparsity, data=data, **(way | (PATTERN if sparsity == "2:4" else {}))
+                model,
+                0.5 if sparsity == "2:4" else sparsity,
+                data=data,
+                **(way | (PATTERN if sparsity == "2:4" else {})),
             )
             seconds = time.perf_counter() - began
             found = {"way": name, "sparsity": str(sparsity), "perplexity": perplexity(model), "alive": masks.alive}
