@@ -387,16 +387,12 @@ class NM(Granularity):
             raise ResproutError(
                 f"the scores of {name!r} hold NaN or infinity; check the weights, the data and the loss"
             )
-        if scores.among is not None:
-            score = score.masked_fill(~scores.among[name], -torch.inf)
-        if scores.settled is not None:
-            score = score.masked_fill(scores.settled[name], torch.inf)
-        groups = score.movedim(1, -1).unflatten(-1, (-1, self.m))
-        order = torch.argsort(groups, dim=-1, descending=True, stable=True)
-        picks = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., : self.n], True)
-        picks = picks.flatten(-2).movedim(-1, 1).contiguous()
-        allowed = torch.ones_like(picks) if scores.among is None else scores.among[name]
-        return picks & allowed if scores.settled is None else (picks & allowed) | scores.settled[name]
+        among = torch.ones_like(score, dtype=torch.bool) if scores.among is None else scores.among[name]
+        settled = torch.zeros_like(among) if scores.settled is None else scores.settled[name]
+        flat, may, have = (t.movedim(1, -1).reshape(-1, self.m) for t in (score, among, settled))
+        room = torch.minimum((self.n - have.sum(1)).clamp(min=0), may.sum(1))
+        picks = best_of_rows(flat, room, may).reshape(score.movedim(1, -1).shape)
+        return picks.movedim(-1, 1).contiguous() | settled
 
 
 def parse(granularity: "str | Granularity") -> Granularity:

@@ -17,6 +17,7 @@ from ..core.errors import ResproutError
 from ..core.run import mix
 from ..core.store import checksum
 from ..core.task import SPLITS, Split, Task
+from ..evaluate.perplexity import logits_of
 
 Pair = tuple[Tensor, Tensor]
 
@@ -112,17 +113,22 @@ class Arrays(Task):
 
     def loss(self, model: nn.Module, batch: Pair) -> Tensor:
         """Return the cross-entropy."""
-        return F.cross_entropy(model(batch[0]).float(), batch[1])
+        return F.cross_entropy(logits_of(model(batch[0])).float(), batch[1])
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """Return {"accuracy": fraction in [0, 1], "loss": mean cross-entropy}."""
-        device = next(model.parameters()).device
-        right, loss, n = 0, 0.0, 0
-        with torch.no_grad():
-            for x, y in self.batches(split):
-                y = y.to(device)
-                out = model(x.to(device)).float()
-                right += int((out.argmax(1) == y).sum())
-                loss += float(F.cross_entropy(out, y, reduction="sum"))
-                n += len(y)
-        return {"accuracy": right / n, "loss": loss / n}
+        return classified(model, self.batches(split))
+
+
+def classified(model: nn.Module, batches: Iterator[Pair]) -> dict[str, float]:
+    """Return {"accuracy": fraction in [0, 1], "loss": mean cross-entropy} of a classifier on (inputs, labels)."""
+    device = next(model.parameters()).device
+    right, loss, n = 0, 0.0, 0
+    with torch.no_grad():
+        for x, y in batches:
+            y = y.to(device)
+            out = logits_of(model(x.to(device))).float()
+            right += int((out.argmax(1) == y).sum())
+            loss += float(F.cross_entropy(out, y, reduction="sum"))
+            n += len(y)
+    return {"accuracy": right / n, "loss": loss / n}

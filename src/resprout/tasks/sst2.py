@@ -23,6 +23,7 @@ from ..core.run import mix
 from ..core.store import checksum, write
 from ..core.task import SPLITS, Split, Task
 from ..evaluate.perplexity import logits_of, read
+from .arrays import classified
 
 Pair = tuple[Tensor, Tensor]
 VOCABULARY, LENGTH = 8000, 64
@@ -103,15 +104,7 @@ class Sentences(Task):
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """Return {"accuracy": fraction in [0, 1], "loss": mean cross-entropy}."""
-        device = next(model.parameters()).device
-        right, loss, n = 0, 0.0, 0
-        with torch.no_grad():
-            for ids, labels in self.batches(split):
-                out, labels = logits_of(model(ids.to(device))).float(), labels.to(device)
-                right += int((out.argmax(1) == labels).sum())
-                loss += float(F.cross_entropy(out, labels, reduction="sum"))
-                n += len(labels)
-        return {"accuracy": right / n, "loss": loss / n}
+        return classified(model, self.batches(split))
 
 
 def sst2(data: str | Path | None = None, seed: int = 0) -> Sentences:
