@@ -116,7 +116,7 @@ class Folder(Shelf):
             size += part.stat().st_size
         for pattern in OTHER:
             for file in self.source.glob(pattern):
-                if file.name not in (INDEX,):
+                if file.name != INDEX:
                     shutil.copy(file, self.out / file.name)
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(where.items()))}
         store.write(self.out / INDEX, json.dumps(index, indent=1).encode())

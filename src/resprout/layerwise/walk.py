@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..core.errors import ResproutError
 from ..core.masks import Masks
 from ..core.probe import Probe, first_tensor, to_device
+from ..graph.tape import aside
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -133,20 +134,6 @@ def _replaced(blocks: nn.ModuleList | nn.Sequential, by: Sequence[nn.Module]) ->
             blocks[i] = module
 
 
-@contextmanager
-def _uncached(model: nn.Module) -> Iterator[None]:
-    """No cache of keys and values: it would keep every block's."""
-    config = getattr(model, "config", None)
-    kept = getattr(config, "use_cache", None)
-    if kept:
-        config.use_cache = False  # pyright: ignore[reportOptionalMemberAccess]
-    try:
-        yield
-    finally:
-        if kept:
-            config.use_cache = kept  # pyright: ignore[reportOptionalMemberAccess]
-
-
 def usual(model: nn.Module, batch: Any) -> Any:
     """Call a model with a batch: a mapping as keyword arguments, else its first tensor."""
     return model(**batch) if isinstance(batch, dict) else model(first_tensor(batch))
@@ -177,25 +164,19 @@ def calls(model: nn.Module, path: str, batches: Sequence[Any], forward: Forward 
         first.append(isinstance(out, tuple | list))
         raise _Arrived
 
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), _uncached(model):
-            handle = blocks[0].register_forward_hook(note, with_kwargs=True)
-            try:
-                _until_arrived(model, to_device(batches[0], device), forward)
-            finally:
-                handle.remove()
-            if not first:
-                raise ResproutError(f"the model does not call {path}.0: name its list of blocks with blocks=")
-            last = len(blocks) - 1
-            passing = [_Passing(b, found, i, first[0], i == last) for i, b in enumerate(blocks)]
-            with _replaced(blocks, passing):
-                for batch in batches:
-                    _until_arrived(model, to_device(batch, device), forward)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with aside(model):
+        handle = blocks[0].register_forward_hook(note, with_kwargs=True)
+        try:
+            _until_arrived(model, to_device(batches[0], device), forward)
+        finally:
+            handle.remove()
+        if not first:
+            raise ResproutError(f"the model does not call {path}.0: name its list of blocks with blocks=")
+        last = len(blocks) - 1
+        passing = [_Passing(b, found, i, first[0], i == last) for i, b in enumerate(blocks)]
+        with _replaced(blocks, passing):
+            for batch in batches:
+                _until_arrived(model, to_device(batch, device), forward)
     for index, each in enumerate(found):
         if len(each) != len(batches):
             raise ResproutError(
