@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from resprout import find
 from resprout.core.run import Run
-from resprout.core.steps import Optimizer, Train
+from resprout.core.train import Optimizer, Train
 from resprout.methods.schedule.cosine import Cosine
 
 

@@ -17,8 +17,9 @@ from resprout.core.kinds import Score
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
 from resprout.core.run import Run
-from resprout.core.steps import Mark, Prune, Train
+from resprout.core.steps import Mark, Prune
 from resprout.core.store import RunFolder
+from resprout.core.train import Train
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.score.magnitude import Magnitude

@@ -27,8 +27,9 @@ from .core.masks import Masks, prunable
 from .core.probe import first_tensor, to_device
 from .core.roles import selectable
 from .core.run import Report, Run, ranks
-from .core.steps import Mark, Optimizer, Search, Train
+from .core.steps import Mark, Search
 from .core.task import Task
+from .core.train import Optimizer, Train
 from .deploy import encoding
 from .deploy.devices import Device
 from .deploy.devices import device as profile

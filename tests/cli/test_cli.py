@@ -18,7 +18,7 @@ from resprout.cli.fit import budgets
 from resprout.cli.flags import helps
 from resprout.cli.journey import describe
 from resprout.core.errors import BudgetError, ResproutError
-from resprout.core.steps import Optimizer
+from resprout.core.train import Optimizer
 from resprout.methods.allocate.dlp import Dlp
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.recipe.bidirectional_iterative import BidirectionalIterative

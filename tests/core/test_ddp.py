@@ -21,8 +21,9 @@ import resprout as rs
 from resprout.core.kinds import Rule, Score
 from resprout.core.probe import Probe
 from resprout.core.run import Run
-from resprout.core.steps import Mark, Prune, Regrow, Train
+from resprout.core.steps import Mark, Prune, Regrow
 from resprout.core.store import RunFolder
+from resprout.core.train import Train
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.fill.kaiming import Kaiming

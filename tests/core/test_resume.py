@@ -24,8 +24,9 @@ from resprout.core import select, store
 from resprout.core.budget import Budget
 from resprout.core.kinds import Rule
 from resprout.core.run import Run
-from resprout.core.steps import Arrive, Mark, Meet, Optimizer, Prune, Regrow, Rewind, Train
+from resprout.core.steps import Arrive, Mark, Meet, Prune, Regrow, Rewind
 from resprout.core.store import RunFolder
+from resprout.core.train import Optimizer, Train
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.fill.kaiming import Kaiming

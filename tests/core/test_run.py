@@ -13,8 +13,9 @@ from resprout.core.budget import Budget
 from resprout.core.kinds import Rule, Score, Searcher, Step
 from resprout.core.probe import Probe
 from resprout.core.run import Run
-from resprout.core.steps import Arrive, Mark, Meet, Optimizer, Prune, Regrow, Rewind, Search, Train
+from resprout.core.steps import Arrive, Mark, Meet, Prune, Regrow, Rewind, Search
 from resprout.core.store import RunFolder
+from resprout.core.train import Optimizer, Train
 from resprout.methods.allocate.erk import Erk
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.lamp import Lamp

@@ -11,7 +11,8 @@ from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
 from resprout.core.run import Run
-from resprout.core.steps import Mark, Train
+from resprout.core.steps import Mark
+from resprout.core.train import Train
 from resprout.core.units import Group, Slot
 from resprout.methods.recover.mean_shift import MeanShift, compensate
 from resprout.methods.score.variance import Variance

@@ -12,8 +12,9 @@ import resprout as rs
 from resprout.core.kinds import Recipe
 from resprout.core.masks import Masks, keep_count
 from resprout.core.run import Run
-from resprout.core.steps import Mark, Meet, Optimizer, Prune, Search, Train
+from resprout.core.steps import Mark, Meet, Prune, Search
 from resprout.core.store import RunFolder
+from resprout.core.train import Optimizer, Train
 from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.lamp import Lamp
 from resprout.methods.recipe.bidirectional_gradual import BidirectionalGradual

@@ -8,9 +8,9 @@ import resprout as rs
 from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
 from resprout.core.run import Run
-from resprout.core.steps import Optimizer, Train
 from resprout.core.store import RunFolder
 from resprout.core.task import Task
+from resprout.core.train import Optimizer, Train
 from resprout.core.units import Group, Slot
 from resprout.graph.trace import trace
 from resprout.methods.rule.hspg import Hspg, stays

@@ -10,9 +10,10 @@ from torch import nn
 
 from ..core.masks import Masks
 from ..core.run import Report, Run
-from ..core.steps import Mark, Optimizer, Train
+from ..core.steps import Mark
 from ..core.store import RunFolder
 from ..core.task import Task
+from ..core.train import Optimizer, Train
 from ..fit import resolved
 from ..methods.schedule.cosine import Cosine
 

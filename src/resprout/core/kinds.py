@@ -8,11 +8,11 @@ name, and its docstring's second paragraph is its citation. Nothing concrete is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from . import select
 from .masks import Masks
@@ -211,6 +211,57 @@ class Searcher(Method):
     @abstractmethod
     def __call__(self, run: Run) -> dict[str, Any]:
         """Try, and return the findings; `run` itself changes only through `run.set_masks`."""
+
+
+class Remover(Method):
+    """Which units leave, found by taking them out of the network and looking: what no score of single weights can say."""
+
+    @abstractmethod
+    def __call__(self, run: Run, budget: Budget) -> dict[str, Any]:
+        """Take units out of the run's network until `budget` is met, and return JSON-able findings.
+
+        Masks change by `run.set_masks` alone, and only lose; what stays may be solved anew in place. The units are in
+        `run.groups`.
+
+        Raises:
+            BudgetError: nothing more can leave, and the budget is not met.
+        """
+
+
+class Objective(Method):
+    """What training makes small, in place of the task's own loss."""
+
+    @abstractmethod
+    def __call__(self, run: Run, model: nn.Module, batch: Any) -> Tensor:
+        """Return a scalar, differentiable in what `model` computes with.
+
+        Args:
+            run: the dense network is its point "dense" (`outputs.taught`).
+            model: the network under training, maybe wrapped: what is called.
+            batch: of the training data, on the run's device.
+        """
+
+
+class Tune(Method):
+    """What training changes: some of the network's tensors, and small ones beside a weight that end in it (adapters)."""
+
+    @abstractmethod
+    def own(self, model: nn.Module) -> Collection[str]:
+        """Return the names of the parameters that are trained themselves."""
+
+    @abstractmethod
+    def beside(self, name: str, weight: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Return the tensors to be trained beside the parameter `name`, by short names; none for no adapter."""
+
+    @abstractmethod
+    def effective(self, weight: Tensor, mask: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
+        """Return what the network computes with in place of `weight`, and what it becomes in the end.
+
+        Args:
+            weight: as it was before, frozen.
+            mask: bool of its shape, of the living (all, where the weight is in no mask).
+            beside: as `beside` made them, trained so far.
+        """
 
 
 class Recover(Method):

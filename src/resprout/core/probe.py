@@ -44,7 +44,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-class _Loss(nn.Module):
+class LossOf(nn.Module):
     """The loss as a module, so that `functional_call` can swap the model's tensors underneath it."""
 
     def __init__(self, model: nn.Module, loss: Loss):
@@ -53,6 +53,7 @@ class _Loss(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Any) -> Tensor:
+        """Return the loss of one batch."""
         return self.loss(self.model, batch)
 
 
@@ -201,7 +202,7 @@ class Probe:
         assert self._loss is not None
         device = next(self.model.parameters()).device
         tensors = {f"model.{n}": t for n, t in self._tensors(weights).items()}
-        whole = _Loss(self.model, self._loss)
+        whole = LossOf(self.model, self._loss)
         value = take(
             lambda moved: torch.func.functional_call(whole, tensors, (moved,), tie_weights=True),
             to_device(batch, device),

@@ -1,24 +1,25 @@
-"""The verbs: Prune, Regrow, Train, Rewind, Search, and the small ones that meet a budget, arrive, mark and look."""
+"""The verbs: Prune, Regrow, Remove, Rewind, Search, and the small ones that meet a budget, arrive, mark and look.
+
+Train is in `train.py`.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn, optim
 
 from .budget import NEAR, Budget
-from .errors import BudgetError, ResproutError, check_finite, check_sparsity
+from .errors import BudgetError, ResproutError, check_sparsity
 from .granularity import Granularity, Weight
-from .hold import hold
-from .kinds import Allocation, Fill, Rule, Schedule, Score, Scores, Searcher, Step
+from .kinds import Allocation, Fill, Remover, Score, Scores, Searcher, Step
 from .masks import Masks, keep_count
-from .probe import Probe, first_tensor, take, to_device
+from .probe import Probe
 from .roles import role
-from .run import Run, load_optimizer, mix, ranks
+from .run import Run
 from .select import Elementwise, Picks, greedy
 
 DRIFT = 0.1  # a network this near to its budget is settled on it; one that is further off has not been led there
@@ -303,135 +304,22 @@ class Search(Step):
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """SGD with momentum, or AdamW: the recipe of an optimizer, without its state.
+class Remove(Step):
+    """Let a remover take units out until `budget` is met."""
 
-    `decay` holds for conv and linear weights; biases and norms have none.
-    """
-
-    kind: str = "sgd"
-    momentum: float = 0.9
-    decay: float = 5e-4
-    nesterov: bool = True
-
-    def build(self, model: nn.Module, lr: float) -> optim.Optimizer:
-        """Return the optimizer of `model`'s trainable parameters."""
-        params = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in params if p.dim() > 1], "weight_decay": self.decay},
-            {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        groups = [g for g in groups if g["params"]]
-        if self.kind == "sgd":
-            return optim.SGD(groups, lr, self.momentum, nesterov=self.nesterov and self.momentum > 0)
-        if self.kind == "adamw":
-            return optim.AdamW(groups, lr, (self.momentum, 0.999))
-        raise ResproutError(f"optimizer must be 'sgd' or 'adamw', got {self.kind!r}")
-
-
-@dataclass(frozen=True)
-class Train(Step):
-    """Train for `steps` optimizer steps under the masks, with a rule that may move them.
-
-    The learning rate is `lr` at the progress that `span` covers: a path in several pieces can share one schedule.
-    `looks` times along the way, evenly, the network is evaluated on the validation split (the record's "curve"). With
-    `best` the state with the best of these looks (and the last) is what remains; it needs masks that stand still.
-    """
-
-    steps: int
-    lr: Schedule
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    rule: Rule = Rule()  # noqa: RUF009
-    span: tuple[float, float] = (0.0, 1.0)
-    looks: int = 0
-    best: bool = False
+    budget: Budget
+    remover: Remover
 
     def __call__(self, run: Run) -> dict[str, Any]:
-        """Train.
+        """Take them out.
 
         Raises:
-            ResproutError: a loss that is not finite, or that cannot take the batch.
+            BudgetError: the budget is not met, and how near one got.
+            ResproutError: what was dead came to life.
         """
-        if self.steps < 1:
-            raise ResproutError(f"Train needs at least one step, got steps={self.steps}")
-        run.optimizer = self.optimizer.build(run.model, self.lr(self.span[0]))
-        guard = hold(run.model, run.masks, run.optimizer)
-        try:
-            facts = self._train(run, run.optimizer)
-        finally:
-            guard.release()
-            run.optimizer, run.live, run.slots = None, None, {}
-        if self.best:
-            run.restore("best")
-        return facts
-
-    def _train(self, run: Run, optimizer: optim.Optimizer) -> dict[str, Any]:
-        start, curve, loss, top, resumed = 0, [], 0.0, -1e300, run.partial
-        if resumed:
-            start, curve, loss, top = resumed["step"], list(resumed["curve"]), resumed["loss"], resumed["top"]
-            load_optimizer(optimizer, *resumed["optimizer"])
-        else:
-            self.rule.begin(run, self.steps)
-        model = nn.parallel.DistributedDataParallel(run.model) if ranks()[1] > 1 else run.model
-        batches = _stream(run)
-        for step in range(start, self.steps):
-            lr = self.lr(self.span[0] + (self.span[1] - self.span[0]) * step / self.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            value = self._step(run, model, optimizer, next(batches), step)
-            loss = value if step == 0 else 0.98 * loss + 0.02 * value
-            run.report("train", {"step": step + 1, "steps": self.steps, "loss": loss, "lr": lr})
-            looks = max(1, self.looks)
-            if (step + 1) * looks // self.steps > step * looks // self.steps:
-                curve.append([run.trained, run.masks.sparsity, run.evaluate()])
-                run.report("look", run.state() | {"trained": run.trained, "validation": curve[-1][2]})
-                if self.best and curve[-1][2] > top:
-                    top = curve[-1][2]
-                    run.mark("best")  # a resumed run that finds a later "best" here comes to the same one again
-            run.save_now_and_then(step=step + 1, curve=curve, loss=loss, top=top)
-        self.rule.end(run, self.steps)
-        return {"loss": round(loss, 6), "validation": top if self.best else curve[-1][2], "curve": curve}
-
-    def _step(self, run: Run, model: nn.Module, optimizer: optim.Optimizer, batch: Any, step: int) -> float:
-        torch.manual_seed(mix(run.seed, "step", run.trained))
-        model.train()
-        batch = _prepare(batch, run)
-        inputs = first_tensor(batch)
-        run.rows = (len(inputs) if inputs.dim() else 1) * ranks()[1]
-        with run.autocast():
-            loss = take(lambda batch: run.task.loss(model, batch), batch)
-        value = check_finite(float(loss.detach()), f"the training loss at step {run.trained}")
-        loss.backward()
-        run.live = gradients(run)
-        self.rule.after_backward(run, step, self.steps)
-        run.live = None
-        optimizer.step()
-        run.trained += 1
-        self.rule.after_step(run, step, self.steps)
-        optimizer.zero_grad(set_to_none=True)
-        return value
-
-
-def gradients(run: Run) -> dict[str, torch.Tensor]:
-    """Return the gradients that the backward pass has just left, dead weights included."""
-    return {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in run.weights().items()}
-
-
-def _stream(run: Run) -> Iterator[Any]:
-    """Training batches without end, from where the run is: epoch and place follow from the steps trained."""
-    per_epoch = run.task.steps_per_epoch
-    while True:
-        epoch, start = divmod(run.trained, per_epoch)
-        empty = True
-        for batch in run.task.batches("train", seed=mix(run.seed, "order"), epoch=epoch, start=start, shard=ranks()):
-            empty = False
-            yield batch
-        if empty:
-            raise ResproutError("the train split yields no batch: it is empty, or smaller than it says")
-
-
-def _prepare(batch: Any, run: Run) -> Any:
-    batch = to_device(batch, run.device)
-    if run.channels_last and isinstance(batch, tuple) and isinstance(batch[0], torch.Tensor) and batch[0].dim() == 4:
-        return (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
-    return batch
+        before = run.masks
+        facts = self.remover(run, self.budget)
+        if (run.masks - before).alive:
+            raise ResproutError(f"{self.remover!r} has woken dead weights; a remover takes away")
+        self.budget.check(run.model, run.masks)
+        return facts | {"died": before.alive - run.masks.alive, "cost": self.budget.cost(run.model, run.masks)}

@@ -19,8 +19,8 @@ from ..core import store
 from ..core.errors import ResproutError, check_sparsity
 from ..core.kinds import Allocation, Rule
 from ..core.run import Run, mix
-from ..core.steps import Train
 from ..core.task import Task
+from ..core.train import Train
 from ..evaluate.outputs import Outputs, outputs
 from ..methods.allocate.uniform import Uniform
 from ..methods.rule.gradual import Gradual

@@ -33,8 +33,8 @@ from ..core.errors import LayerDied, ResproutError
 from ..core.kinds import Fidelity
 from ..core.masks import Masks
 from ..core.run import mix
-from ..core.steps import Optimizer
 from ..core.task import Split
+from ..core.train import Optimizer
 from ..evaluate.calibration import Reliability, divergence, reliability
 from ..evaluate.outputs import Outputs, outputs
 from ..report.figure import Figure, bars, lines

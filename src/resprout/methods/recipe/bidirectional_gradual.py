@@ -11,7 +11,8 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Arrive, Optimizer, Train
+from ...core.steps import Arrive
+from ...core.train import Optimizer, Train
 from ..allocate.lamp import Lamp
 from ..rule.sprout import Sprout
 from ..schedule.cosine import Cosine

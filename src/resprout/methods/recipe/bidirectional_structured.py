@@ -11,7 +11,8 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Fill, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Arrive, Meet, Optimizer, Regrow, Train
+from ...core.steps import Arrive, Meet, Regrow
+from ...core.train import Optimizer, Train
 from ..allocate.global_ import Global
 from ..fill.anchor import Anchor
 from ..rule.gradual import Gradual

@@ -13,7 +13,8 @@ from ...core.errors import ResproutError
 from ...core.granularity import Units
 from ...core.kinds import Allocation, Fidelity, Recipe, Score
 from ...core.run import Run
-from ...core.steps import Arrive, Meet, Optimizer, Prune, Train
+from ...core.steps import Arrive, Meet, Prune
+from ...core.train import Optimizer, Train
 from ..allocate.global_ import Global
 from ..allocate.lamp import Lamp
 from ..rule.gradual import Gradual

@@ -11,7 +11,8 @@ from typing import ClassVar
 from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Recipe, Rule, Score
 from ...core.run import Run
-from ...core.steps import Arrive, Meet, Optimizer, Rewind, Train
+from ...core.steps import Arrive, Meet, Rewind
+from ...core.train import Optimizer, Train
 from ..allocate.erk import Erk
 from ..rule.rigl import RigL
 from ..schedule.cosine import Cosine

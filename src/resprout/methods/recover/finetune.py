@@ -7,8 +7,8 @@ arXiv:1506.02626.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...core.kinds import Fidelity, Recover, Rule, Schedule, Step
-from ...core.steps import Optimizer, Train
+from ...core.kinds import Fidelity, Objective, Recover, Rule, Schedule, Step, Tune
+from ...core.train import Optimizer, Train
 from ..schedule.constant import Constant
 
 
@@ -20,8 +20,13 @@ class Finetune(Recover):
     optimizer: Optimizer = Optimizer("adamw")  # noqa: RUF009
     rule: Rule = Rule()  # noqa: RUF009
     looks: int = 0
+    objective: Objective | None = None
+    tune: Tune | None = None
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, steps: int) -> tuple[Step, ...]:
         """Return one Train."""
-        return (Train(steps, self.lr, self.optimizer, self.rule, looks=self.looks, best=self.looks > 0),)
+        best = self.looks > 0
+        return (
+            Train(steps, self.lr, self.optimizer, self.rule, (0.0, 1.0), self.looks, best, self.objective, self.tune),
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.kinds import Fidelity, Recover, Schedule, Step
-from ...core.steps import Optimizer, Train
+from ...core.train import Optimizer, Train
 from ..schedule.cosine import Cosine
 
 

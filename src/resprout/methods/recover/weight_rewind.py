@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.kinds import Fidelity, Recover, Schedule, Step
-from ...core.steps import Optimizer, Rewind, Train
+from ...core.steps import Rewind
+from ...core.train import Optimizer, Train
 from ..schedule.cosine import Cosine
 
 

@@ -1,0 +1,1 @@
+"""Which units leave, found by taking them out and looking."""
