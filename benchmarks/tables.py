@@ -5,6 +5,7 @@ it; `--check` only says whether a page is out of date.
 """
 
 import json
+import math
 import re
 import statistics
 import sys
@@ -222,6 +223,26 @@ def language() -> str:
     return table(head, [[way, *(of.get(s, "") for s in columns)] for way, of in found.items()])
 
 
+def recovery() -> str:
+    """What short trainings give back to a pruned language model; of two learning rates the better on validation text."""
+    lines = read("recovery")["lines"]
+    dense = next(line for line in lines if line["way"] == "dense")
+    rows = [["", "dense", "", "", f"{dense['validation']:.2f}", f"{dense['test']:.2f}", ""]]
+    for cut in dict.fromkeys(line["cut"] for line in lines if line["cut"]):
+        found: dict[str, dict[str, Any]] = {line["way"]: {} for line in lines}
+        for line in lines:
+            if line["cut"] == cut and line["validation"] < found[line["way"]].get("validation", math.inf):
+                found[line["way"]] = line
+        start = found["nothing"]
+        for way, best in found.items():
+            if best:
+                back = math.log(start["test"] / best["test"]) / math.log(start["test"] / dense["test"])
+                trained = [f"{best['tuned']:,}", f"{best['lr']:g}"] if "lr" in best else ["", ""]
+                scores = [f"{best['validation']:.2f}", f"{best['test']:.2f}", f"{100 * back:.0f} %" if back else ""]
+                rows.append([cut, way, *trained, *scores])
+    return table(["cut", "trained", "numbers", "lr", "on validation", "on test", "of the lost nats, given back"], rows)
+
+
 def studies() -> str:
     """Claims and verdicts."""
     said = {True: "holds here", False: "does not hold here", None: "not decided here"}
@@ -244,6 +265,61 @@ def studies() -> str:
             "",
         ]
     return "\n" + "\n".join(parts)
+
+
+def smaller() -> str:
+    """Perplexity of a language model without channels, heads or layers, nothing trained, and the part that is gone."""
+    lines = [*read("depth")["lines"], *read("width")["lines"]]
+    dense = next(line for line in lines if line["way"] == "dense")
+    found: dict[str, dict[float, str]] = {}
+    for line in lines:
+        if line["way"] != "dense":
+            gone = line.get("gone", line.get("sparsity"))
+            found.setdefault(line["way"], {})[float(line["budget"])] = f"{line['perplexity']:.2f} ({100 * gone:.1f} %)"
+    columns = sorted({b for of in found.values() for b in of})
+    head = [f"perplexity (dense {dense['perplexity']:.2f})", *(f"{100 * b:g} %" for b in columns)]
+    return table(head, [[way, *(of.get(b, "") for b in columns)] for way, of in found.items()])
+
+
+def searched() -> str:
+    """What a search over levels finds, and how well that heals."""
+    rows = []
+    for line in read("language_search")["lines"]:
+        rows.append(
+            [line["way"], f"{100 * line['sparsity']:.1f} %", f"{line['perplexity']:.2f}", f"{line['healed']:.2f}"]
+        )
+    return table(["way", "gone", "perplexity", "after 60 steps of AdamW"], rows)
+
+
+def activations() -> str:
+    """Perplexity over the share of inputs that are skipped."""
+    rows = []
+    for line in read("language_zeros")["lines"]:
+        if line["what"] == "scap":
+            skipped = f"{100 * line['skipped']:.1f} %"
+            rows.append([f"{100 * line['share']:g} %", line["mode"], skipped, f"{line['perplexity']:.2f}"])
+    return table(["inputs that are zero", "centre", "multiply-adds skipped", "perplexity (dense 4.25)"], rows)
+
+
+def exchanged() -> str:
+    """Wanda at one half, and after its weights have changed places."""
+    lines = {(line["what"], line.get("steps")): line for line in read("language_zeros")["lines"]}
+    start, end, blocks = lines["icbs", 0], lines["icbs", 16], lines["wanda, block by block", None]
+    rows = [
+        ["Wanda, block by block", f"{blocks['perplexity']:.2f}"],
+        ["Wanda at once, where iCBS starts", f"{start['perplexity']:.2f}"],
+    ]
+    rows.append([f"iCBS, 16 steps, {end['moved']:,} weights exchanged", f"{end['perplexity']:.2f}"])
+    return table(["50 %", "perplexity (dense 4.25)"], rows)
+
+
+def transfer() -> str:
+    """Accuracy after pruning while another task is learned."""
+    found = read("transfer")["found"]
+    sparsities = list(next(iter(found.values())))
+    rows = [[name, *(mean([r["test"] for r in cells[s]]) for s in sparsities)] for name, cells in found.items()]
+    seeds = len(next(iter(found.values()))[sparsities[0]])
+    return table([f"{seeds} seeds", *(f"{100 * float(s):g} %" for s in sparsities)], rows)
 
 
 def main() -> None:

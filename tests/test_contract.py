@@ -32,6 +32,7 @@ KINDS = {
     "solve": kinds.Solver,
     "remove": kinds.Remover,
     "tune": kinds.Tune,
+    "gate": kinds.Gate,
     "objective": kinds.Objective,
     "recover": kinds.Recover,
     "recipe": kinds.Recipe,
@@ -41,6 +42,7 @@ FILES = sorted(p for p in ROOT.glob("*/*.py") if not p.name.startswith("_"))
 SIMILARITY = {"0.weight": 0.1, "4.weight": 0.9}
 ARGUMENTS = {  # of those that no default can serve
     "table": [{"densities": {"0.weight": 0.5}}],
+    "rate_distortion": [{"levels": (0.0, 0.5, 1.0), "tables": {"0.weight": (4.0, 1.0, 0.0), "4.weight": (2.0, 0.5, 0.0)}}],
     "damage_proportional": [{"similarity": SIMILARITY}],
     "damage_greedy": [{"similarity": SIMILARITY}],
     "synflow": [{"rounds": 4, "down_to": 0.05}],

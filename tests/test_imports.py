@@ -9,8 +9,9 @@ import resprout
 
 ROOT = Path(resprout.__file__).parent
 TOP = {"__init__", "api", "catalog", "find", "fit", "cli", "integrations"}  # may use everything
-MAY_USE_METHODS = {"recipe", "rule", "search", "recover", "studies"}
+MAY_USE_METHODS = {"recipe", "rule", "search", "recover", "remove", "studies"}
 MAY_USE_ALL = {"cli", "compare", "layerwise", "studies", "report", "integrations"}
+THINGS = {"samples", "laws", "deltas", "passages", "federated", "reinforcement"}  # beside methods/; no sibling is used
 
 
 def files() -> list[Path]:
@@ -58,6 +59,8 @@ def allowed(here: tuple[str, ...], there: tuple[str, ...]) -> bool:
         *measures,
     ):  # a device gets what the graph has made, methods
         return True  # and tasks may measure; none looks back
+    if mine in THINGS:
+        return its in ("methods", "evaluate", "deploy")
     if mine == "methods" and its == "methods":
         kind, other = (*here[1:2], ""), (*there[1:2], "")
         return kind[0] == other[0] or kind[0] in MAY_USE_METHODS
@@ -89,3 +92,5 @@ def test_this_very_test_sees_imports():
     assert not allowed(("methods", "score", "x"), ("catalog",))
     assert allowed(("methods", "recipe", "x"), ("methods", "score", "y"))
     assert not allowed(("methods", "recipe", "x"), ("api",))
+    assert not allowed(("samples", "x"), ("deltas", "y"))
+    assert not allowed(("methods", "recipe", "x"), ("samples", "y"))

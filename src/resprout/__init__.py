@@ -1,5 +1,6 @@
 """resprout: cut a network past its cliff, and regrow it to the budget of its device."""
 
+from .activations.sparsify import sparsify_activations
 from .api import attention_similarity, prune, regrow
 from .core.budget import All, Budget, Nonzero, Sparsity
 from .core.errors import BudgetError, CheckpointError, LayerDied, ResproutError
@@ -67,5 +68,6 @@ __all__ = [
     "save",
     "save_pretrained",
     "shrink",
+    "sparsify_activations",
     "trace",
 ]

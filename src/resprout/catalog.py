@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +16,22 @@ from types import ModuleType
 from typing import Any
 
 from .core.errors import ResproutError, nearest
-from .core.kinds import Method
+from .core.kinds import Method, Recipe
 
 HERE = Path(__file__).parent
+PACKAGES = {  # folders beside methods/, each of one kind: what is pruned is no part of a network, or it is a question
+    "studies": "study",
+    "samples": "sample",
+    "laws": "law",
+    "deltas": "delta",
+    "passages": "passage",
+    "tokens": "token",
+    "activations": "activation",
+    "dynamic": "dynamic",
+    "federated": "federated",
+    "reinforcement": "reinforcement",
+    "evaluate/audit": "audit",
+}
 
 
 @dataclass(frozen=True)
@@ -59,10 +73,10 @@ class Card:
 def cards() -> tuple[Card, ...]:
     """Return a card for every method, by kind and name."""
     found = []
-    files = [*sorted(HERE.glob("methods/*/[!_]*.py")), *sorted(HERE.glob("studies/[!_]*.py"))]
+    files = sorted(HERE.glob("methods/*/[!_]*.py"))
+    files += [file for folder in PACKAGES for file in sorted(HERE.glob(f"{folder}/[!_]*.py"))]
     for file in files:
-        kind, stem = file.parent.name, file.stem
-        kind = "study" if kind == "studies" else kind
+        kind, stem = PACKAGES.get(file.parent.name, file.parent.name), file.stem
         module = importlib.import_module(".".join((str(__package__), *file.relative_to(HERE).with_suffix("").parts)))
         own = [
             c
@@ -85,7 +99,8 @@ def find(kind: str, name: str) -> type[Method]:
         ResproutError: unknown; the message has the nearest names.
     """
     for card in cards():
-        if card.kind == kind and card.name == name:
+        beside = kind == "recipe" and issubclass(card.method, Recipe)  # one whose setting has a folder of its own
+        if (card.kind == kind or beside) and card.name == name:
             return card.method
     raise nearest(name, names(kind), kind)
 
@@ -105,3 +120,17 @@ def make(kind: str, method: str | Method) -> Any:
         raise ResproutError(
             f"{kind} {method!r} needs arguments: pass {cls.__name__}(...) instead of its name"
         ) from error
+
+
+def audits(asked: str | Sequence[str | Method]) -> dict[str, Any]:
+    """Return name -> audit of "robustness,privacy", or of a list of names and objects.
+
+    Raises:
+        ResproutError: an unknown name; or one of these twice.
+    """
+    wishes = [w.strip() for w in asked.split(",") if w.strip()] if isinstance(asked, str) else asked
+    made = [make("audit", wish) for wish in wishes]
+    found = {type(audit).__module__.rpartition(".")[2]: audit for audit in made}
+    if len(found) < len(made):
+        raise ResproutError(f"each audit once, got {', '.join(map(str, wishes))}")
+    return found

@@ -191,6 +191,21 @@ def method(kind: str, text: str) -> Method:
         ) from None
 
 
+def several(kind: str, text: str) -> list[Any]:
+    """Return the methods that `text` says, with commas between them: "robustness(steps=20), privacy".
+
+    Raises:
+        ResproutError: as `method`.
+    """
+    parts = [""]
+    for character in text:
+        if character == "," and parts[-1].count("(") == parts[-1].count(")"):
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [method(kind, part) for part in parts if part.strip()]
+
+
 def _method(kind: str, node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return catalog.make(kind, node.id.rstrip("_"))

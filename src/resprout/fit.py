@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,6 +39,7 @@ from .deploy.smaller import counted, smaller
 from .deploy.target import Target
 from .deploy.timing import Table
 from .deploy.trace import Traced, lower
+from .evaluate.audit._audit import Audit, Auditor
 from .graph.shrink import expand
 from .graph.structure import Structure
 from .graph.trace import trace
@@ -65,6 +67,7 @@ class Arrival:
     steps: int
     file: str | None = None
     achieved: dict[str, str] = dataclasses.field(default_factory=dict)
+    audits: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # name of an audit -> what it found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +146,7 @@ def fit(
     channels_last: bool = True,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
+    audit: str | Sequence[str | Audit] = (),
     report: Report | None = None,
 ) -> Result:
     """Fit `model` to a budget, or through a frontier of budgets: dense training, cliff, stump, regrowth, final test.
@@ -171,6 +175,8 @@ def fit(
         precision: "fp32", "bf16" (autocast) or "auto": bf16 where the processor has it and the network is large.
         channels_last: give images to the network in that memory format.
         targets, ignore: which parameters may be pruned (see `masks.prunable`).
+        audit: what else to ask of the networks in the end, on test data: "robustness", "privacy", "subgroups", "calibration";
+            of a finished run it is asked without training anything.
         report: called with (event, facts): "train" at each step, "step" after each verb, "search" at each try.
 
     Raises:
@@ -192,6 +198,7 @@ def fit(
             raise ResproutError(f"epochs must be above 0, got {epochs:g}; dense_epochs=0 is for a trained network")
         chosen = dataclasses.replace(chosen, epochs=epochs)
     bare = unwrap(model)
+    auditor = Auditor(catalog.audits(audit), task, seed)
     wanted = prunable(bare, targets, ignore)  # units reach into layers that are not wanted themselves
     masks = Masks.dense(bare) if structured else Masks.dense(bare, targets, ignore)
     precision = resolved(precision, bare, masks.total)
@@ -229,6 +236,8 @@ def fit(
     folder = None if out is None else store.RunFolder(out, type(chosen).__name__.lower(), own)
     if folder is not None and (folder.path / "result.json").exists():
         result = Result.read(folder.path)
+        if auditor.audits:
+            result = _audited(result, bare, auditor, folder, structured)
         _take(bare, folder.path / Path(str(result.frontier[-1].file)).name, structured)
         return result
 
@@ -252,6 +261,7 @@ def fit(
         if curve:
             run.do(Search(OneWayCurve()))
         chosen(run, budgets)
+        dense = _measure(run, "dense", dense_record, folder, target, auditor)
         controls: tuple[Arrival, ...] = ()
         if control:
             twin = copy.deepcopy(bare)
@@ -261,13 +271,33 @@ def fit(
             other = start(twin, beside)
             other.do(Mark("dense"))
             one_way(other, budgets)
-            controls = tuple(_measure(other, "one_way", r, beside, target, structure) for r in _arrived(other))
-        dense = _measure(run, "dense", dense_record, folder, target)
-        frontier = tuple(_measure(run, _name(chosen), r, folder, target, structure) for r in _arrived(run))
+            controls = tuple(_measure(other, "one_way", r, beside, target, auditor, structure) for r in _arrived(other))
+        frontier = tuple(_measure(run, _name(chosen), r, folder, target, auditor, structure) for r in _arrived(run))
         config |= {"recipe": store.configuration(chosen)}
         result = _result(run, dense, frontier, controls, folder, config, notes)
         if folder is not None and ranks()[0] == 0:
-            store.write(folder.path / "result.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
+            _keep(result, folder)
+    return result
+
+
+def _keep(result: Result, folder: store.RunFolder) -> None:
+    store.write(folder.path / "result.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
+
+
+def _audited(result: Result, model: nn.Module, auditor: Auditor, folder: store.RunFolder, structured: bool) -> Result:
+    """Ask a finished run's networks, read from their files, what has not been asked of them yet."""
+
+    def ask(a: Arrival, place: Path, dense: bool = False) -> Arrival:
+        _take(model, place / Path(str(a.file)).name, structured and not dense)
+        return dataclasses.replace(a, audits=auditor(model, dense, known=a.audits))
+
+    beside = (folder.path / Path(str(a.file)).parent.name for a in result.control)
+    dense = ask(result.dense, folder.path, dense=True)
+    control = tuple(ask(a, place) for a, place in zip(result.control, beside, strict=True))
+    frontier = tuple(ask(a, folder.path) for a in result.frontier)
+    result = dataclasses.replace(result, dense=dense, control=control, frontier=frontier)
+    with folder.lock():
+        _keep(result, folder)
     return result
 
 
@@ -368,9 +398,10 @@ def _measure(
     record: dict[str, Any],
     folder: store.RunFolder | None,
     target: Target,
+    auditor: Auditor,
     structure: Structure | None = None,
 ) -> Arrival:
-    """Come back to the network of a record, write and read back its file, and test it: the only look at test data.
+    """Come back to the network of a record, write and read back its file, and test it: with audits, the only look at test data.
 
     With a structure the file holds the smaller network.
     """
@@ -390,6 +421,11 @@ def _measure(
             small, seen = smaller(run.model, run.masks, structure, _example(run.model, run.task), target)
             size = save(path, small, values=values, example=seen.traced, budget=record.get("budget"))
             _take(run.model, path, structured=True)
+    test, began = run.evaluate("test"), time.monotonic()
+    audits = auditor(run.model, "point" not in record) if auditor.audits and ranks()[0] == 0 else {}
+    if audits:
+        facts = {"step": "Audit", "of": point, "trained": record["trained"], "seconds": time.monotonic() - began}
+        run.report("step", facts)
     return Arrival(
         recipe=recipe,
         budget=record.get("budget", "none"),
@@ -398,10 +434,11 @@ def _measure(
         alive=run.masks.alive,
         bytes=size,
         validation=record["validation"],
-        test=run.evaluate("test"),
+        test=test,
         steps=record["trained"],
         file=None if file is None else str(file),
         achieved=record.get("achieved", {}),
+        audits=audits,
     )
 
 

@@ -22,6 +22,8 @@ EXAMPLES = {
     "fill": "resprout regrow --model digits_cnn --weights sparse.safetensors --anchor dense.safetensors "
     "--sparsity 0.8 --fill {} --task digits",
     "recipe": "resprout fit --recipe {}",
+    "federated": "resprout fit --recipe {} --budget 0.95 --no-curve",
+    "reinforcement": "resprout fit --model cartpole_mlp --task cartpole --recipe {} --budget 0.9 --no-curve --dense-epochs 0",
 }
 
 

@@ -21,7 +21,8 @@ from ..core.errors import BudgetError, ResproutError
 from ..core.masks import Masks
 from ..fit import Arrival, Result
 from ..fit import fit as library_fit
-from .flags import console, like, plain_errors
+from ..report import audited
+from .flags import columns, console, like, plain_errors
 from .journey import Journey
 
 USUAL = {"digits": {"epochs": 40.0, "dense_epochs": 20.0}}  # where small data make short epochs
@@ -75,10 +76,17 @@ def fit(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of PyTorch; default all, and 1 for small networks.", min=1)
     ] = None,
+    audit: Annotated[
+        str,
+        typer.Option(
+            help='Also ask in the end: "robustness,privacy,subgroups,calibration" (`resprout list --kind audit`).'
+        ),
+    ] = "",
     **given: Any,
 ) -> None:
     """Cut a network past its cliff and regrow it to a budget; resumes where it was stopped."""
     wanted = budgets(budget, frontier, given["device"])
+    questions = find.several("audit", audit)
     if given["recipe"] is not None:
         given["recipe"] = find.method("recipe", given["recipe"])
     given |= {"targets": given["targets"] or None, "ignore": given["ignore"] or ()}
@@ -96,7 +104,7 @@ def fit(
             page.print(f"[bold]{model}[/] ({count:,} parameters) on {task}, to {asked}{where if wanted else ''}")
         try:
             with Journey(page, rank != 0) as journey:
-                result = library_fit(network, known, wanted, report=journey, **given)
+                result = library_fit(network, known, wanted, audit=questions, report=journey, **given)
         except KeyboardInterrupt:
             if rank == 0:
                 page.print(
@@ -177,6 +185,7 @@ def summary(page: Console, result: Result) -> None:
     page.print()
     page.print(table)
     page.print()
+    audits(page, result)
     if result.cliff is not None:
         stump = f", stump at {100 * result.stump:.2f} %" if result.stump is not None else ""
         page.print(f"cliff at {100 * result.cliff:.2f} % sparsity{stump}")
@@ -194,6 +203,17 @@ def summary(page: Console, result: Result) -> None:
                 page.print(f"wrote {path}", markup=False)
         except ResproutError as error:  # the picture is an extra; the result stands without it
             page.print(f"no picture: {error}", markup=False)
+
+
+def audits(page: Console, result: Result) -> None:
+    """Print what the audits found, a column for each network."""
+    for title, columns_, rows in audited.tables(result):
+        table = columns(*columns_)
+        for row in rows:
+            table.add_row(*row)
+        page.print(f"[bold]{title}[/]")
+        page.print(table)
+        page.print()
 
 
 def _path(result: Result, file: str) -> Path:

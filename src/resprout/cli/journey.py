@@ -126,6 +126,8 @@ class Journey:
 def describe(facts: dict[str, Any]) -> str:
     """Return a step in a few words."""
     step = str(facts.get("step", "?"))
+    if "says" in facts:  # a step of a recipe's own, in its words
+        return str(facts["says"])
     if step in ("Prune", "Regrow", "Meet"):
         moved = ", ".join(f"{sign}{facts[k]:,}" for k, sign in (("died", "−"), ("reborn", "+")) if facts.get(k))
         asked = facts.get("asked") or facts.get("budget") or "the budget"
@@ -135,6 +137,8 @@ def describe(facts: dict[str, Any]) -> str:
     if step == "Search" and "cliff" in facts:
         cliff = facts["cliff"]
         return "one-way curve: no cliff found" if cliff is None else f"one-way curve: cliff at {100 * cliff:.2f} %"
+    if step == "Audit":
+        return f"audit of {facts.get('of', '?')}"
     named = {"Arrive": ("arrived at", "budget"), "Mark": ("keep as", "name"), "Rewind": ("rewind to", "to")}
     if step in named:
         verb, key = named[step]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import ResproutError
+from ..report.audited import holds
 from ..report.page import write_page
 from ..report.picture import draw
 from .flags import console, plain_errors
@@ -23,11 +24,11 @@ def report(
     ],
     out: Annotated[Path | None, typer.Option(help="The page; default index.html in the folder, if it is one.")] = None,
 ) -> None:
-    """Write the page of comparisons and studies, one HTML file; of a run draw the picture again, as PNG and SVG."""
+    """Write the page of comparisons, studies and audits, one HTML file; of a run draw the picture again, as PNG and SVG."""
     runs = [f for f in folders if (f / "result.json").exists()]
-    others = [f for f in folders if f not in runs]
+    others = [f for f in folders if f not in runs or holds(f / "result.json")]
     if out is not None and not others:
-        raise ResproutError("--out is for the page of comparisons and studies; the picture of a run lies in its folder")
+        raise ResproutError("--out is for the page of comparisons, studies and audits; the picture of a run lies in its folder")
     for folder in runs:
         for path in draw(folder).values():
             console().print(f"wrote {path}", markup=False)

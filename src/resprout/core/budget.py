@@ -226,7 +226,7 @@ class Sparsity(Budget):
         least = choose(low)
         self.check(model, least)
         most = math.floor((1 - self.fraction) * least.total + 1e-6)
-        if least.alive != low:  # units of several weights
+        if least.alive != low or (low == 0 and high != least.total):  # units of several weights
             return super().keep(model, choose, low, high)
         return choose(min(most, high))
 

@@ -32,8 +32,9 @@ def kl(reference: Tensor, logits: Tensor, temperature: float = 1.0, top: int | N
 def js(reference: Tensor, logits: Tensor) -> Tensor:
     """Return the Jensen-Shannon divergence in nats of the softmax of both: symmetric, between 0 and ln 2."""
     p, q = F.log_softmax(reference.float(), -1), F.log_softmax(logits.float(), -1)
-    middle = torch.logaddexp(p, q) - math.log(2)
-    return ((p.exp() * (p - middle)).sum(-1) + (q.exp() * (q - middle)).sum(-1)).mean() / 2
+    apart = (q - p).clamp(-80, 80)  # log(p / middle) by expm1 and log1p, exact where both are alike
+    to_p, to_q = -torch.log1p(torch.expm1(apart) / 2), -torch.log1p(torch.expm1(-apart) / 2)
+    return (p.exp() * to_p + q.exp() * to_q).sum(-1).mean() / 2
 
 
 def angular(reference: Tensor, other: Tensor) -> Tensor:

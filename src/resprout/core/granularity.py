@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -59,6 +59,18 @@ class Granularity(ABC):
         Raises:
             ResproutError: a count that the bounds or the granularity exclude.
         """
+
+    def spread(
+        self, units: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], groups: Sequence[Group] = ()
+    ) -> dict[str, Tensor]:
+        """Return a factor for each weight, from one for each unit, differentiable in them. Here a unit is a weight."""
+        return dict(units)
+
+    def whole(self, units: Masks, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """Return the weights, in the form of `masks`, of which all units are alive."""
+        return Masks(
+            {n: f.bool() for n, f in self.spread(units, {n: m.shape for n, m in masks.items()}, groups).items()}
+        )
 
     def pick(self, alive: Tensor, keep: int) -> Pick:
         """Return what chooses, a run of columns at a time, exactly `keep` of the weights `alive` (outputs, columns).
@@ -173,6 +185,12 @@ class Block(Granularity):
         known = Masks({n: self._whole(t, scores.shapes[n]) for n, t in alive.items()})
         return masks | (whole - known) if grow else masks & whole
 
+    def spread(
+        self, units: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], groups: Sequence[Group] = ()
+    ) -> dict[str, Tensor]:
+        """Each weight has the factor of its tile."""
+        return {n: self._whole(t, shapes[n]) for n, t in units.items()}
+
     def _tiles(self, x: Tensor) -> Tensor:
         """Sums over tiles."""
         for dim, size in ((0, self.rows), (1, self.columns)):
@@ -193,28 +211,29 @@ class Block(Granularity):
 class Units(Granularity):
     """Coupled channels, attention heads or whole layers, as a trace of the model has found them (`graph/`).
 
-    A unit's score is what its weights sum to, wherever they sit (of scores with an `order`, the norm of that order); of
-    scores that are one number per output channel, their mean over the weights that make the unit. With `normalise` it is
-    divided by the mean of its group, so that narrow and wide layers compare (SPA, arXiv:2403.18955). With `priced` a
-    unit's score is divided by what it costs: multiply-adds or microseconds where the budget is one of these, else weights.
+    "width" is channels and heads side by side. A unit's score is what its weights sum to, wherever they sit (of scores with an
+    `order`, the norm of that order); of scores that are one number per output channel, their mean over the weights that make
+    the unit. With `normalise` it is divided by the mean of its group, so that narrow and wide layers compare (SPA,
+    arXiv:2403.18955). With `priced` a unit's score is divided by what it costs: multiply-adds or microseconds where the budget
+    is one of these, else weights.
 
     Layers are one group, whatever they are called: all allocations rank them together; floor and ceiling are of their number.
     """
 
-    kind: Kind = "channel"
+    kind: Kind | Literal["width"] = "channel"
     normalise: bool = False
     priced: bool = False
 
     @property
     def noun(self) -> str:
         """As in "channels"."""
-        return f"{self.kind}s"
+        return "channels and heads" if self.kind == "width" else f"{self.kind}s"
 
     def _mine(self, groups: Sequence[Group]) -> list[Group]:
-        mine = [g for g in groups if g.kind == self.kind]
+        mine = [g for g in groups if g.kind == self.kind or (self.kind == "width" and g.kind != "layer")]
         if not mine:
             raise ResproutError(
-                f"granularity {self.kind!r} found no {self.kind}s that can leave: pass example= (an input of the model), or look "
+                f"granularity {self.kind!r} found no {self.noun} that can leave: pass example= (an input of the model), or look "
                 "at `resprout inspect` for what is kept dense, and why"
             )
         return mine
@@ -251,7 +270,7 @@ class Units(Granularity):
         before = living(scores.groups, whole)
         alive = Masks({g.name: before[g.name] for g in mine})
         pooled = self._pool(scores, mine)
-        costs = _unit_prices(prices or dict.fromkeys(scores, 1.0), mine, scores.shapes) if self.priced else None
+        costs = unit_prices(prices or dict.fromkeys(scores, 1.0), mine, scores.shapes) if self.priced else None
         if self.kind == "layer":
             alive, pooled, costs = self.units(whole, mine), _ranked(pooled, costs, scores.order), None
         units = Scores(pooled, ~alive if grow else alive, alive if grow else None, scores.order)
@@ -268,6 +287,35 @@ class Units(Granularity):
             after = {n: after[n] & ~known[n] for n in after}
         new = Masks({n: m.to(device) for n, m in after.items()})
         return new if masks is None else masks | new if grow else masks & new
+
+    def spread(
+        self, units: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], groups: Sequence[Group] = ()
+    ) -> dict[str, Tensor]:
+        """The weights that read a unit (for want of any, those that make it) have its factor: what it puts out is scaled."""
+        made: dict[str, Tensor] = {}
+        for group, factor in self._each(units, groups):
+            slots = [s for s in group.slots if s.parameter in shapes]
+            for slot in [s for s in slots if s.dim > 0] or slots:
+                shape = shapes[slot.parameter]
+                line = factor.new_ones(shape[slot.dim]).index_copy(
+                    0, slot.index.flatten().to(factor.device), factor.repeat_interleave(slot.repeat)
+                )
+                spot = line.reshape([-1 if d == slot.dim else 1 for d in range(len(shape))])
+                made[slot.parameter] = made.get(slot.parameter, 1) * spot
+        return {n: f.expand(tuple(shapes[n])) for n, f in made.items()}
+
+    def whole(self, units: Masks, masks: Masks, groups: Sequence[Group] = ()) -> Masks:
+        """All that a dead unit has, wherever it sits, is dead."""
+        alive = {g.name: torch.ones(len(g), dtype=torch.bool) for g in groups}
+        alive |= {g.name: a for g, a in self._each(units, groups)}
+        found = spread(groups, alive, {n: m.shape for n, m in masks.items()})
+        return Masks({n: m.to(masks[n].device) for n, m in found.items()})
+
+    def _each(self, units: Mapping[str, Tensor], groups: Sequence[Group]) -> list[tuple[Group, Tensor]]:
+        mine = self._mine(groups)
+        if self.kind == "layer":
+            return [(g, a[None]) for g, a in zip(mine, units[LAYERS], strict=True)]
+        return [(g, units[g.name]) for g in mine]
 
     def _pool(self, scores: Scores, groups: Sequence[Group]) -> dict[str, Tensor]:
         """The units' scores, float32 of shape (units,)."""
@@ -315,7 +363,7 @@ def _worth(scores: Scores, name: str) -> Tensor:
     return worth if scores.among is None else worth * scores.among[name]
 
 
-def _unit_prices(
+def unit_prices(
     prices: Mapping[str, float], groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
     """What one unit of each group costs, by its weights."""
@@ -396,7 +444,7 @@ class NM(Granularity):
 
 
 def parse(granularity: "str | Granularity") -> Granularity:
-    """Read `"weight"`, `"row"`, `"channel"`, `"head"`, `"layer"`, `"2:4"` or `"block:4x1"`.
+    """Read `"weight"`, `"row"`, `"channel"`, `"head"`, `"width"`, `"layer"`, `"2:4"` or `"block:4x1"`.
 
     Raises:
         ResproutError: an unknown name or an impossible pattern.
@@ -405,7 +453,7 @@ def parse(granularity: "str | Granularity") -> Granularity:
         return granularity
     if granularity in ("weight", "row"):
         return Weight() if granularity == "weight" else Row()
-    for kind in get_args(Kind):
+    for kind in (*get_args(Kind), "width"):
         if granularity == kind:
             return Units(kind)
     if match := re.fullmatch(r"(\d+):(\d+)", granularity):
@@ -417,6 +465,6 @@ def parse(granularity: "str | Granularity") -> Granularity:
         if min(rows, columns) > 0:
             return Block(rows, columns)
     raise ResproutError(
-        f"unknown granularity {granularity!r}; use 'weight', 'row', 'channel', 'head', 'layer', n:m with 0 < n <= m as in "
-        "'2:4', or blocks of outputs by inputs as in 'block:4x1'"
+        f"unknown granularity {granularity!r}; use 'weight', 'row', 'channel', 'head', 'width' (both), 'layer', n:m with "
+        "0 < n <= m as in '2:4', or blocks of outputs by inputs as in 'block:4x1'"
     )

@@ -8,7 +8,7 @@ name, and its docstring's second paragraph is its citation. Nothing concrete is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Fidelity = Literal["paper-checked", "identity-checked", "smoke-tested"]
 Wishes = Mapping[str, float]
+Slots = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,36 @@ class Objective(Method):
         """
 
 
+class Gate(Method):
+    """A mask that is learned: trained scores, one per unit, decide in each forward pass what passes. The hook may stay empty."""
+
+    @abstractmethod
+    def start(self, worth: Tensor, generator: Generator) -> Tensor:
+        """Return the scores that training starts with.
+
+        Args:
+            worth: of the form of a tensor's units: the share of all units whose weights have a smaller norm, in [0, 1].
+            generator: the only source of randomness.
+        """
+
+    @abstractmethod
+    def __call__(
+        self, scores: Mapping[str, Tensor], keep: int, top: Callable[[Mapping[str, Tensor], int], Masks], state: Slots
+    ) -> dict[str, Tensor]:
+        """Return name -> what passes of each unit, in [0, 1], differentiable in the scores; in the end the best are kept.
+
+        Args:
+            scores: name (of a tensor or a group) -> the scores of its units.
+            keep: units that may pass by now.
+            top: chooses, exactly, the best so many by any scores.
+            state: of the same form, zeros at first, kept from step to step; empty while nothing is trained.
+        """
+
+    def penalty(self, scores: Mapping[str, Tensor], t: float) -> Tensor | float:
+        """What is added to the loss at progress `t`."""
+        return 0.0
+
+
 class Tune(Method):
     """What training changes: some of the network's tensors, and small ones beside a weight that end in it (adapters)."""
 
@@ -251,7 +282,7 @@ class Tune(Method):
 
     @abstractmethod
     def beside(self, name: str, weight: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Return the tensors to be trained beside the parameter `name`, by short names; none for no adapter."""
+        """Return the tensors to be trained beside the prunable weight `name`, by short names; none for no adapter."""
 
     @abstractmethod
     def effective(self, weight: Tensor, mask: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
@@ -259,7 +290,7 @@ class Tune(Method):
 
         Args:
             weight: as it was before, frozen.
-            mask: bool of its shape, of the living (all, where the weight is in no mask).
+            mask: bool of its shape, of the living; what is made of the dead is dropped in the end.
             beside: as `beside` made them, trained so far.
         """
 

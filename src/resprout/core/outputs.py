@@ -27,7 +27,8 @@ def outputs(model: nn.Module, names: Sequence[str] = ("",)) -> Iterator[Outputs]
     def hook(name: str) -> Any:
         return lambda module, args, out: found.__setitem__(name, first_tensor(out))
 
-    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    modules = [model.get_submodule(name) for name in names]
+    handles = [module.register_forward_hook(hook(name)) for name, module in zip(names, modules, strict=True)]
     try:
         yield found
     finally:
@@ -45,7 +46,8 @@ def taught(run: Run, batch: Any, names: Sequence[str] = ("",)) -> Outputs:
     if run.anchor is None:
         raise ResproutError('the teacher is the dense network: mark it first, run.do(Mark("dense"))')
     modes = [(m, m.training) for m in run.model.modules()]
-    state = {f"model.{n}": t for n, t in run.tensors_at("dense").items()}
+    once = {n for n, _ in (*run.model.named_parameters(), *run.model.named_buffers())}  # of tied weights one name
+    state = {f"model.{n}": t for n, t in run.tensors_at("dense").items() if n in once}
     run.model.eval()
     try:
         with torch.random.fork_rng(devices=[]), outputs(run.model, names) as found:

@@ -173,8 +173,8 @@ class Probe:
         return self._data
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Shield the mode and the random state."""
+    def aside(self) -> Iterator[None]:
+        """Compute within it as `training` says; mode and random state are then what they were."""
         modes = [(m, m.training) for m in self.model.modules()]
         devices = [p.device for p in self.model.parameters() if p.device.type == "cuda"][:1]
         with torch.random.fork_rng(devices=devices):
@@ -219,7 +219,7 @@ class Probe:
             yield self._live
             return
         for batch in self.data():
-            with self._aside(), torch.enable_grad():
+            with self.aside(), torch.enable_grad():
                 weights = {n: w.clone().requires_grad_() for n, w in self.weights().items()}
                 grads = _derivatives(self.loss(batch, weights), weights)
             yield grads
@@ -251,7 +251,7 @@ class Probe:
         total = {n: torch.zeros_like(w) for n, w in self.weights().items()}
         for batch in self.data():
             # The fused kernels of attention have no second derivative.
-            with self._aside(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            with self.aside(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
                 weights = {n: w.clone().requires_grad_() for n, w in self.weights().items()}
                 first = _derivatives(self.loss(batch, weights), weights, create_graph=True)
                 inner = torch.stack([(g * vectors[n]).sum() for n, g in first.items()]).sum()
@@ -259,6 +259,23 @@ class Probe:
             for n, g in second.items():
                 total[n] += g
         return {n: share(t / len(self.data())) for n, t in total.items()}
+
+    def hessian_forms(self, vectors: Sequence[Tensors]) -> Tensor:
+        """Return v^T H v of each of `vectors`, float64 (vectors,); they may hold some weights only, and be zero elsewhere."""
+        total = torch.zeros(len(vectors), dtype=torch.float64)
+        for batch in self.data():
+            with self.aside(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+                weights = {n: w.clone().requires_grad_() for n, w in self.weights().items()}
+                first = _derivatives(self.loss(batch, weights), weights, create_graph=True)  # once for all vectors
+                for i, vector in enumerate(vectors):
+                    inner = torch.stack([(first[n] * v).sum() for n, v in vector.items()]).sum()
+                    if inner.requires_grad:
+                        own = [weights[n] for n in vector]
+                        second = torch.autograd.grad(
+                            inner, own, retain_graph=True, allow_unused=True, materialize_grads=True
+                        )
+                        total[i] += sum(float((h * v).sum()) for h, v in zip(second, vector.values(), strict=True))
+        return share(total / len(self.data()))
 
     # -- what looks inside -------------------------------------------------------------------------------------
 
@@ -268,7 +285,7 @@ class Probe:
 
     def call(self, weights: Tensors, *inputs: Tensor) -> Tensor:
         """Return the model's output for `inputs` with `weights` in place and all other tensors as they are."""
-        with self._aside():
+        with self.aside():
             return torch.func.functional_call(self.model, self._tensors(weights), inputs, tie_weights=True)
 
     @torch.no_grad()
@@ -289,7 +306,7 @@ class Probe:
         handles = [attach(modules[name], name) for name in names]
         try:
             for batch in self.data():
-                with self._aside():
+                with self.aside():
                     self.loss(batch)
         finally:
             for handle in handles:

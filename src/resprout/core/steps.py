@@ -184,9 +184,13 @@ class Meet(Step):
 
 @dataclass(frozen=True)
 class Arrive(Step):
-    """The network keeps `budget`: settle it there, note its cost and validation accuracy, and keep it as a point."""
+    """The network keeps `budget`: settle it there, note its cost and validation accuracy, and keep it as a point.
+
+    Without `grow`, nothing comes back where the budget has room for it.
+    """
 
     budget: Budget
+    grow: bool = True
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Settle, measure, and mark.
@@ -195,7 +199,7 @@ class Arrive(Step):
             BudgetError: the network is over the budget, and not by a little.
         """
         alive = run.masks.alive
-        cost = settle(run, self.budget)
+        cost = settle(run, self.budget, self.grow)
         achieved = self.budget.achieved(run.model, run.masks)
         if not self.budget.met(cost):
             raise BudgetError(f"asked for {self.budget}, and the network takes {', '.join(achieved.values())}")
@@ -205,17 +209,17 @@ class Arrive(Step):
         return facts | {"settled": run.masks.alive - alive, "validation": run.evaluate()}
 
 
-def settle(run: Run, budget: Budget) -> float:
+def settle(run: Run, budget: Budget, grow: bool = True) -> float:
     """Bring a network near its budget onto it, and return the cost as measured.
 
     Training moves what depends on the values of weights (the bytes of a file of integers) or is measured. What is over
     is taken from the weights with the least share of their tensor's squares; what is under by more than `NEAR` says goes
-    to the dead weights that had the largest in the dense network, with their values there.
+    to the dead weights that had the largest in the dense network, with their values there (if they may `grow`).
     """
     for _ in range(4):
         cost, old = budget.measured(run.model, run.masks), run.masks
         share, met = budget.share(cost), budget.met(cost)
-        off = not met or (share < NEAR and old.alive < old.total and run.anchor is not None)
+        off = not met or (grow and share < NEAR and old.alive < old.total and run.anchor is not None)
         if not off or abs(share - 1) > DRIFT:
             return cost
         _approach(run, budget, grow=met)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn, optim
 from .errors import ResproutError, check_finite
 from .hold import hold
 from .kinds import Objective, Rule, Schedule, Step, Tune
+from .part import Part
 from .probe import first_tensor, take, to_device
 from .run import Run, load_optimizer, mix, ranks
 from .tuned import Tuned
@@ -22,20 +23,23 @@ from .tuned import Tuned
 class Optimizer:
     """SGD with momentum, or AdamW: the recipe of an optimizer, without its state.
 
-    `decay` holds for conv and linear weights; biases and norms have none.
+    `decay` holds for conv and linear weights; biases, norms and scores (`Part.apart`) have none. Scores learn `times` as fast.
     """
 
     kind: str = "sgd"
     momentum: float = 0.9
     decay: float = 5e-4
     nesterov: bool = True
+    times: float = 1.0
 
     def build(self, model: nn.Module, lr: float) -> optim.Optimizer:
         """Return the optimizer of `model`'s trainable parameters."""
-        params = [p for p in model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in params if p.dim() > 1], "weight_decay": self.decay},
-            {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+        apart = model.apart if isinstance(model, Part) else []
+        params = [p for p in model.parameters() if p.requires_grad and not any(p is q for q in apart)]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in params if p.dim() > 1], "weight_decay": self.decay, "times": 1.0},
+            {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0, "times": 1.0},
+            {"params": apart, "weight_decay": 0.0, "times": self.times},
         ]
         groups = [g for g in groups if g["params"]]
         if self.kind == "sgd":
@@ -77,23 +81,36 @@ class Train(Step):
             raise ResproutError(f"Train needs at least one step, got steps={self.steps}")
         if self.tune is not None and type(self.rule) is not Rule:
             raise ResproutError(f"{self.rule!r} moves masks, and what {self.tune!r} leaves as it is must stand still")
-        part = None if self.tune is None else Tuned(run, self.tune)
-        optimizer = run.optimizer = self.optimizer.build(part or run.model, self.lr(self.span[0]))
-        guard = hold(run.model, run.masks, optimizer if any(w.requires_grad for w in run.weights().values()) else None)
-        facts: dict[str, Any] = {}
-        try:
-            facts = self._train(run, optimizer, part)
-        finally:
-            if part is not None:
-                part.finish(merge=bool(facts))
-                facts["tuned"] = part.size
-            guard.release()
-            run.optimizer, run.live, run.slots = None, None, {}
+        with self.under_way(run, lambda: None if self.tune is None else Tuned(run, self.tune)) as (facts, _):
+            pass
         if self.best:
             run.restore("best")
         return facts
 
-    def _train(self, run: Run, optimizer: optim.Optimizer, part: Tuned | None) -> dict[str, Any]:
+    @contextmanager
+    def under_way(self, run: Run, make: Callable[[], Part | None]) -> Iterator[tuple[dict[str, Any], Part | None]]:
+        """Train what `make` returns (None: the network itself); within, its slots are still there.
+
+        Yields:
+            The facts, and the part that was trained.
+        """
+        part, guard, facts = None, None, {}
+        try:
+            part = make()
+            optimizer = run.optimizer = self.optimizer.build(part or run.model, self.lr(self.span[0]))
+            held = any(w.requires_grad for w in run.weights().values())
+            guard = hold(run.model, run.masks, optimizer if held else None)
+            facts = self._train(run, optimizer, part)
+            facts |= {} if part is None else {"tuned": part.size}
+            yield facts, part
+        finally:
+            if part is not None:
+                part.finish(done=bool(facts))
+            if guard is not None:
+                guard.release()
+            run.optimizer, run.live, run.slots = None, None, {}
+
+    def _train(self, run: Run, optimizer: optim.Optimizer, part: Part | None) -> dict[str, Any]:
         start, curve, loss, top, resumed = 0, [], 0.0, -1e300, run.partial
         if resumed:
             start, curve, loss, top = resumed["step"], list(resumed["curve"]), resumed["loss"], resumed["top"]
@@ -106,8 +123,10 @@ class Train(Step):
         for step in range(start, self.steps):
             lr = self.lr(self.span[0] + (self.span[1] - self.span[0]) * step / self.steps)
             for group in optimizer.param_groups:
-                group["lr"] = lr
-            value = self._step(run, model, optimizer, next(batches), step)
+                group["lr"] = lr * group["times"]
+            if part is not None:
+                part.t = step / self.steps
+            value = self._step(run, model, part, optimizer, next(batches), step)
             loss = value if step == 0 else 0.98 * loss + 0.02 * value
             run.report("train", {"step": step + 1, "steps": self.steps, "loss": loss, "lr": lr})
             looks = max(1, self.looks)
@@ -122,14 +141,16 @@ class Train(Step):
         self.rule.end(run, self.steps)
         return {"loss": round(loss, 6), "validation": top if self.best else curve[-1][2], "curve": curve}
 
-    def _step(self, run: Run, model: nn.Module, optimizer: optim.Optimizer, batch: Any, step: int) -> float:
+    def _step(
+        self, run: Run, model: nn.Module, part: Part | None, optimizer: optim.Optimizer, batch: Any, step: int
+    ) -> float:
         torch.manual_seed(mix(run.seed, "step", run.trained))
         model.train()
         batch = _prepare(batch, run)
         inputs = first_tensor(batch)
         run.rows = (len(inputs) if inputs.dim() else 1) * ranks()[1]
         with run.autocast():
-            loss = take(lambda batch: self._value(run, model, batch), batch)
+            loss = take(lambda batch: self._value(run, model, batch), batch) + (0.0 if part is None else part.penalty())
         value = check_finite(float(loss.detach()), f"the training loss at step {run.trained}")
         loss.backward()
         run.live = gradients(run) if self.tune is None else None

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core import store
 from ..core.errors import CheckpointError, ResproutError
-from . import studied, tell
+from . import audited, studied, tell
 from .figure import Figure
 from .gather import Gathered
 from .parts import Code, Facts, Group, Panel, Section, Story, Table, Text
@@ -62,15 +62,20 @@ def read(folder: Path) -> list[Story]:
         raise CheckpointError(
             f"{folder} holds no compare.json of a comparison, no finding.json of a study and no result.json of a run"
         )
-    return [
-        tell.story(Gathered.read(file.parent)) if file.name == "compare.json" else studied.story(file) for file in found
-    ]
+    return [_story(file) for file in found]
+
+
+def _story(file: Path) -> Story:
+    """What a file tells: a comparison, a study, or the audits of a run."""
+    if file.name == "compare.json":
+        return tell.story(Gathered.read(file.parent))
+    return audited.story(file) if file.name == "result.json" else studied.story(file)
 
 
 def _found(folder: Path, depth: int) -> Iterator[Path]:
     """The files that say what a folder is, from the top; what lies in a comparison or a study is its own affair."""
-    for name in ("compare.json", "finding.json"):
-        if (folder / name).is_file():
+    for name in ("compare.json", "finding.json", "result.json"):
+        if (folder / name).is_file() and (name != "result.json" or audited.holds(folder / name)):
             yield folder / name
             return
     if depth and folder.is_dir():

@@ -17,23 +17,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..compare.statistics import Difference, paired
-from ..core.errors import ResproutError
 from ..core.kinds import Fidelity
 from ..core.task import Task
 from ..evaluate import exemplars
+from ..evaluate.groups import Groups, groups_of
 from ..report.figure import Figure, lines
 from ._forgotten import Predicted, Row, audit, deciding, gallery_of, level_row
 from ._gallery import shown
 from ._population import DENSE, Population, inputs, levels, population, stacked
 from ._study import Finding, Study, Tell, silent
 from ._synthetic import perceptron, two_groups
-
-TENTH = 0.1
-Groups = Mapping[str, Tensor]  # name -> bool (samples,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,39 +143,6 @@ def _part(name: str, networks: Population, groups: Mapping[str, float], tell: Te
     labels, classes = said[DENSE][0].labels, said[DENSE][0].logits.shape[1]
     predicted = {label: stacked(members) for label, members in said.items()}
     return Part(name, networks.task, predicted, labels, classes, groups_of(networks.task, labels, classes))
-
-
-def groups_of(task: Task, labels: Tensor, classes: int) -> Groups:
-    """Return the task's own groups, or classes, and of images the darkest, the brightest and the most atypical tenth.
-
-    Atypical is an image far from the mean of its class (Euclidean, over the test split).
-
-    Raises:
-        ResproutError: groups of the task that are not bool (samples,), or one that is empty.
-    """
-    own = getattr(task, "attributes", None)
-    if own is not None:
-        for name, member in own.items():
-            if member.dtype != torch.bool or member.shape != labels.shape or not bool(member.any()):
-                raise ResproutError(
-                    f"attributes[{name!r}] of the task must be bool ({len(labels)},), one for each test sample, and not empty"
-                )
-        return own
-    found = {f"class {c}": labels == c for c in range(classes) if bool((labels == c).any())}
-    images = inputs(task)
-    if not shown(images):
-        return found
-    flat = images.flatten(1).double()
-    means = torch.stack([flat[labels == c].mean(0) if f"class {c}" in found else flat[0] for c in range(classes)])
-    light, far = flat.mean(1), (flat - means[labels]).norm(dim=1)
-    return found | {"darkest": _tenth(-light), "brightest": _tenth(light), "most atypical": _tenth(far)}
-
-
-def _tenth(values: Tensor) -> Tensor:
-    """The tenth with the largest values, at least one."""
-    member = torch.zeros(len(values), dtype=torch.bool)
-    member[values.topk(max(1, round(TENTH * len(values)))).indices] = True
-    return member
 
 
 def excess(part: Part, label: str, group: Tensor) -> Difference:

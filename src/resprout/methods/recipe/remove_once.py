@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.granularity import Units
 from ...core.kinds import Fidelity, Recipe, Recover, Remover
 from ...core.run import Run
 from ...core.steps import Arrive, Remove
@@ -17,7 +18,7 @@ from ..recover.finetune import Finetune
 
 @dataclass(frozen=True)
 class RemoveOnce(Recipe):
-    """The largest budget first; each has its share of `epochs` (0: nothing is trained)."""
+    """The largest budget first; each has its share of `epochs` (0: nothing is trained). Whole units that left stay away."""
 
     remover: Remover
     epochs: float = 1
@@ -31,4 +32,4 @@ class RemoveOnce(Recipe):
             run.do(Remove(budget, self.remover))
             for step in self.recover(steps) if steps else ():
                 run.do(step)
-            run.do(Arrive(budget))
+            run.do(Arrive(budget, grow=not isinstance(run.granularity, Units)))

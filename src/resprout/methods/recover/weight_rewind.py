@@ -15,13 +15,17 @@ from ..schedule.cosine import Cosine
 
 @dataclass(frozen=True)
 class WeightRewind(Recover):
-    """Rewind to the point `to` ("start" is the initialisation), under the masks of now."""
+    """Rewind to the point `to` ("start" is the initialisation), under the masks of now.
+
+    `span` is the part of the learning rate's course that follows that point: (0.05, 1) if it lay at a twentieth of training.
+    """
 
     to: str = "start"
     lr: Schedule = Cosine(0.1, 0.0, warmup=0.05)  # noqa: RUF009
     optimizer: Optimizer = Optimizer()  # noqa: RUF009
+    span: tuple[float, float] = (0.0, 1.0)
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, steps: int) -> tuple[Step, ...]:
         """Return Rewind, then Train."""
-        return (Rewind(self.to), Train(steps, self.lr, self.optimizer))
+        return (Rewind(self.to), Train(steps, self.lr, self.optimizer, span=self.span))

@@ -18,7 +18,7 @@ from ._move import LATE, cut, drifted
 
 @dataclass(frozen=True)
 class Gradual(Rule):
-    """Cut along `schedule` (of sparsity), which is at its end after the fraction `until` of the steps.
+    """Cut along `schedule` (of sparsity) from the fraction `since` of the steps on; it is at its end after `until` of them.
 
     The last cut takes `budget` to its limit where one is given; `priced` is a budget whose prices count while its limit does
     not, on the way to a stump. `every` is in optimizer steps.
@@ -32,13 +32,15 @@ class Gradual(Rule):
     allocate: Allocation = Lamp()  # noqa: RUF009
     floor: int = 0
     priced: Budget | None = None
+    since: float = 0.0
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def after_backward(self, run: Run, step: int, steps: int) -> None:
         """Cut, if it is time."""
         last = min(round(self.until * steps), steps - 1)
-        if step < last and step % self.every == 0:
-            keep = keep_count(self.schedule(step / last), run.units.total)
+        first = min(round(self.since * steps), last)
+        if first <= step < last and (step - first) % self.every == 0:
+            keep = keep_count(self.schedule((step - first) / (last - first)), run.units.total)
             cut(run, keep, self.score, self.allocate, self.floor, self.budget or self.priced)
         elif step == last:
             keep = keep_count(self.schedule(1.0), run.units.total) if self.budget is None else None

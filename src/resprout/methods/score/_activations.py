@@ -48,7 +48,7 @@ def moments(probe: Probe, look: Look, maps: bool = False) -> tuple[dict[str, Ten
 
     def see(views: dict[str, list[_View]], name: str, x: Tensor, relu: bool) -> None:
         for view in views[name]:
-            found = _channels(probe.model.get_submodule(name), x, view.features)
+            found = channels(probe.model.get_submodule(name), x, view.features)
             if found is None:
                 continue
             values = found[view.columns.to(x.device)]
@@ -93,7 +93,7 @@ def _views(probe: Probe, maps: bool) -> tuple[dict[str, list[_View]], dict[str, 
     return inside, outside
 
 
-def _channels(module: nn.Module, x: Tensor, features: int) -> Tensor | None:
+def channels(module: nn.Module, x: Tensor, features: int) -> Tensor | None:
     """Put the features first, the samples second; None if `x` does not have that many."""
     for dim in (1, -1) if isinstance(module, _ConvNd | _NormBase | nn.GroupNorm) else (-1, 1):
         if x.dim() > 1 and x.shape[dim] == features:

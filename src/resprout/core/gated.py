@@ -1,0 +1,98 @@
+"""A network whose masks are learned: trained scores, one per unit, decide in each forward pass what passes, and how much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .choose import best
+from .errors import ResproutError
+from .kinds import Allocation, Gate, Scores
+from .masks import Masks
+from .part import Part
+from .run import Run
+
+SCORE, STATE = "gate:", "gate-state:"
+
+
+class Gated(Part):
+    """Calls the run's network with each weight times what the gate lets pass of its unit.
+
+    Units are those of the run that are alive; their scores live in `run.slots`, so that they are checkpointed. The run's masks
+    stand still meanwhile: what does not pass today may pass tomorrow.
+
+    Args:
+        run: its network and its scores are trained together.
+        gate: the method.
+        keep: progress in [0, 1] -> units that may pass.
+        allocate: among which units they compete.
+        weights: whether the network's own tensors are trained too; else they are frozen meanwhile.
+    """
+
+    def __init__(self, run: Run, gate: Gate, keep: Callable[[float], int], allocate: Allocation, weights: bool = True):
+        super().__init__(run.model)
+        self._flags = {p: p.requires_grad for p in run.model.parameters()}
+        for p in self._flags:
+            p.requires_grad_(p.requires_grad and weights)
+        self._run, self._gate, self._keep, self._allocate = run, gate, keep, allocate
+        self._units = run.units
+        if not any(n.startswith(SCORE) for n in run.slots):
+            for name, worth in self._worth().items():
+                run.slots[SCORE + name] = gate.start(worth, run.generator("gate", name)).to(run.device)
+        self._scores: dict[str, nn.Parameter] = {}
+        for name in self._units:
+            self._scores[name] = nn.Parameter(run.slots[SCORE + name])  # the slot's own memory
+            self.register_parameter(f"gate/{name.replace('.', '/')}", self._scores[name])
+        self.apart = list(self._scores.values())
+
+    def _worth(self) -> dict[str, Tensor]:
+        """Unit name -> the share of all units with a smaller norm of the weights that are scaled by it."""
+        ones = {n: torch.ones(u.shape, device=self._run.device, requires_grad=True) for n, u in self._units.items()}
+        weights = {n: w.detach() for n, w in self._run.weights().items()}
+        factors = self._run.granularity.spread(ones, {n: w.shape for n, w in weights.items()}, self._run.groups)
+        total = torch.stack([(f * weights[n].float().square()).sum() for n, f in factors.items()]).sum()
+        norms = torch.autograd.grad(total, list(ones.values()))
+        ranks = torch.cat([n.flatten() for n in norms]).argsort(stable=True).argsort(stable=True).float()
+        shares = (ranks / max(1, len(ranks) - 1)).cpu().split([n.numel() for n in norms])
+        return {n: part.view(u.shape) for (n, u), part in zip(self._units.items(), shares, strict=True)}
+
+    def top(self, scores: Mapping[str, Tensor], keep: int) -> Masks:
+        """Return the `keep` units alive that score best, exactly."""
+        among = None if self._units.alive == self._units.total else self._units
+        found = Scores({n: s.detach() for n, s in scores.items()}, among)
+        return best(found, keep, self._allocate, 0, 1.0, None)
+
+    def passing(self) -> dict[str, Tensor]:
+        """Return unit name -> what passes of each unit, differentiable in the scores; nothing of the dead."""
+        state = {n: self._run.slots.setdefault(STATE + n, torch.zeros_like(s)) for n, s in self._scores.items()}
+        made = self._gate(dict(self._scores), self._keep(self.t), self.top, state if self.training else {})
+        return {n: m * self._units[n].to(m.device) for n, m in made.items()}
+
+    def effective(self) -> dict[str, Tensor]:
+        """Return the weights as the network computes with them."""
+        weights = self._run.weights()
+        shapes = {n: tuple(w.shape) for n, w in weights.items()}
+        factors = self._run.granularity.spread(self.passing(), shapes, self._run.groups)
+        return {n: weights[n] * f for n, f in factors.items()}
+
+    def penalty(self) -> Tensor | float:
+        """Return what the gate adds to the loss."""
+        return self._gate.penalty(dict(self._scores), self.t)
+
+    def finish(self, done: bool) -> None:
+        """The weights are trained as they are; all become trainable that were."""
+        for p, flag in self._flags.items():
+            p.requires_grad_(flag)
+
+    def chosen(self, keep: int) -> Masks:
+        """Return the masks of the weights with exactly `keep` units alive: those whose scores are best in the end.
+
+        Raises:
+            ResproutError: more than are alive.
+        """
+        if keep > self._units.alive:
+            raise ResproutError(f"cannot keep {keep:,} units: {self._units.alive:,} are alive")
+        units = self.top(self._scores, keep)
+        return self._run.masks & self._run.granularity.whole(units, self._run.masks, self._run.groups)

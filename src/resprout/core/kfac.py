@@ -1,0 +1,83 @@
+"""Kronecker factors of a layer's curvature: A of what it reads, G of the gradients at what it puts out; H is about G (x) A.
+
+Martens, Grosse: "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML 2015, arXiv:1503.05671;
+convolutions: Grosse, Martens, ICML 2016, arXiv:1602.01407. Labels are those of the batch (the empirical Fisher matrix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .curvature import columns
+from .errors import ResproutError
+from .outputs import outputs
+from .probe import Probe, first_tensor
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Of one layer: `inputs` (groups, columns, columns), `outputs` (groups, rows, rows); rows are outputs of a group."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+    def rows(self, change: Tensor) -> Tensor:
+        """Return 1/2 G_ii d_ij (A d_i)_j for every weight, of its shape: the part of 1/2 d'Hd within each output.
+
+        What couples different outputs (the off-diagonal of G) is left out.
+        """
+        d = change.reshape(len(self.inputs), -1, self.inputs.shape[1])
+        own = self.outputs.diagonal(dim1=1, dim2=2)[:, :, None]
+        return (0.5 * own * d * (d @ self.inputs)).reshape(change.shape)
+
+
+def factors(
+    probe: Probe, batch: Any, names: Sequence[str], weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Factors]:
+    """Return weight -> its layer's factors on one batch; the loss must be a mean over the batch.
+
+    Args:
+        probe: with a loss.
+        batch: as the loss takes it.
+        names: weights of linear layers and convolutions.
+        weights: what to compute with in place of the network's own.
+
+    Raises:
+        ResproutError: a layer of another kind, or one that the loss does not depend on.
+    """
+    layers = {n: n.rpartition(".")[0] for n in names}
+    modules = {layer: probe.model.get_submodule(layer) for layer in layers.values()}
+    read: dict[str, Tensor] = {}
+
+    def note(layer: str) -> Any:
+        return lambda module, args: read.__setitem__(layer, first_tensor(args).detach())
+
+    handles = [module.register_forward_pre_hook(note(layer)) for layer, module in modules.items()]
+    try:
+        with probe.aside(), torch.enable_grad(), outputs(probe.model, list(modules)) as said:
+            given = {n: w.detach().requires_grad_() for n, w in (weights or probe.weights()).items()}
+            value = probe.loss(batch, given)
+            missing = [n for n, layer in layers.items() if layer not in said]
+            if missing:
+                raise ResproutError(f"the layer of {missing[0]!r} is not called as a module; add it to ignore=[...]")
+            slopes = torch.autograd.grad(
+                value, [said[layer] for layer in modules], materialize_grads=True, allow_unused=True
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {layer: _pair(modules[layer], read[layer], g) for layer, g in zip(modules, slopes, strict=True)}
+    return {n: found[layer] for n, layer in layers.items()}
+
+
+def _pair(module: nn.Module, x: Tensor, slope: Tensor) -> Factors:
+    """The two factors, of inputs and of gradients by batch, position and output."""
+    seen, samples = columns(module, x), len(x)
+    g = (slope if isinstance(module, nn.Linear) else slope.movedim(1, -1)) * samples
+    g = g.reshape(-1, len(seen), g.shape[-1] // len(seen)).movedim(1, 0)  # groups, batch and positions, rows
+    return Factors(seen.mT @ seen / samples, g.mT @ g / g.shape[1])

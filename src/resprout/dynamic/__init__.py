@@ -1,0 +1,1 @@
+"""Decisions per input: what of a network is computed is chosen anew for every sample."""

@@ -1,0 +1,1 @@
+"""Pruning of an index: which passages nobody will miss, and what retrieval is worth without them."""
