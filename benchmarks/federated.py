@@ -58,7 +58,11 @@ def ranks(run: Run, federation: Federation, budget: Budget, spread: float) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--from-seed", type=int, default=0)
+    parser.add_argument(
+        "--arms", nargs="*", default=["FedTiny", "random, fixed", "magnitude, fixed", "its choice alone"]
+    )
     parser.add_argument("--epochs", type=float, default=60)
     parser.add_argument("--budget", default="0.95")
     parser.add_argument("--spread", type=float, default=0.5)
@@ -78,10 +82,10 @@ def main() -> None:
         "magnitude, fixed": dataclasses.replace(whole, until=0.0, candidates=1),
         "its choice alone": dataclasses.replace(whole, until=0.0),
     }
-    for seed in range(asked.seeds):
-        for name, recipe in arms.items():
+    for seed in range(asked.from_seed, asked.seeds):
+        for name in asked.arms:
             run = served(seed, federation)
-            recipe(run, [budget])
+            arms[name](run, [budget])
             row = {"arm": name, "seed": seed, "test": round(run.evaluate("test"), 4), "sparsity": run.masks.sparsity}
             dense = size(run) - run.masks.alive + run.masks.total
             rounds = sum(r["step"] == "Round" for r in run.journal)

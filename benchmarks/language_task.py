@@ -1,6 +1,6 @@
-"""TinyStories for comparisons on small machines: windows of 256 tokens, four a step, and 50,000 tokens to choose by.
+r"""TinyStories for comparisons on small machines: windows of 256 tokens, four a step, and 50,000 tokens to choose by.
 
-    resprout compare one_way --task benchmarks/language_task.py:stories --data ../shared/data/tinystories --model hf:../shared/data/stories260k
+resprout compare one_way --task benchmarks/language_task.py:stories --data ../shared/data/tinystories --model hf:../shared/data/stories260k
 """
 
 import dataclasses
@@ -15,4 +15,6 @@ CHOOSE = 50_000
 def stories(data: str | Path) -> Task:
     """Return the task; the tokenizer is that of the folder `stories260k` beside the data."""
     whole = text(data, tokenizer=str(Path(data).parent / "stories260k"), window=256, batch_size=4)
-    return dataclasses.replace(whole, validation=whole.validation[:CHOOSE], name=f"{whole.name}, first {CHOOSE:,} to choose by")
+    return dataclasses.replace(
+        whole, validation=whole.validation[:CHOOSE], name=f"{whole.name}, first {CHOOSE:,} to choose by"
+    )

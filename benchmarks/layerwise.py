@@ -16,6 +16,7 @@ import copy
 import json
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -71,7 +72,9 @@ def write(place: Path) -> None:
             tensors[name] = random.to(torch.bfloat16)
             where[name] = f"model-{group}.safetensors"
         save_file(tensors, place / f"model-{group}.safetensors", {"format": "pt"})
-    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    size = 2 * sum(p.numel() for p in model.parameters())
+    index = {"metadata": {"total_size": size}, "weight_map": where}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def batches(samples: int, length: int) -> list[Tensor]:
@@ -84,6 +87,7 @@ def one(way: str, method: str, work: Path, samples: int, length: int) -> None:
     """Prune in this process, and print what it took."""
     began, (score, solver) = time.perf_counter(), METHODS[method]
     if way == "folder":
+        shutil.rmtree(work / f"out-{method}", ignore_errors=True)  # or it would go on where an earlier run was stopped
         prune_folder(
             work / "dense", work / f"out-{method}", 0.5, data=batches(samples, length), score=score, solver=solver
         )

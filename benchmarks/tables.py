@@ -7,6 +7,7 @@ it; `--check` only says whether a page is out of date.
 import json
 import math
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -243,6 +244,12 @@ def recovery() -> str:
     return table(["cut", "trained", "numbers", "lr", "on validation", "on test", "of the lost nats, given back"], rows)
 
 
+def plain(command: str) -> str:
+    """A command as one would type it here."""
+    words = shlex.split(command.split(" --out")[0].replace("/work/shared", "../shared"))
+    return " ".join(f'"{w}"' if "(" in w else w for w in words)
+
+
 def studies() -> str:
     """Claims and verdicts."""
     said = {True: "holds here", False: "does not hold here", None: "not decided here"}
@@ -258,13 +265,62 @@ def studies() -> str:
         ]
         parts += [
             "```console",
-            f"$ resprout study {one['name']}",
+            f"$ {plain(one['command'])}",
             "```",
             "",
             f"{one['seconds'] / 60:.1f} minutes; {one['configuration']}.",
             "",
         ]
     return "\n" + "\n".join(parts)
+
+
+def each() -> str:
+    """What the command of each system printed."""
+    parts = []
+    for key, found in read("each").items():
+        took = f"{found['seconds'] / 60:.1f} minutes on a busy core."
+        parts += [f"### {key}", "", "```console", f"$ {found['command']}", *found["lines"], "```", "", took, ""]
+    return "\n" + "\n".join(parts)
+
+
+def there_and_back(part: str) -> str:
+    """Perplexity of a language model, one way and back and forth."""
+    found, rows = read(f"language_{part}"), []
+    for line in found["lines"]:
+        values, size = line["perplexities"], statistics.mean(line["bytes"])
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        gap = line["against"]
+        against = f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
+        each = f"{100 * line['test'][0]:.2f}"
+        cells = [
+            line["asked"],
+            f"`{line['arm'].split('(')[0]}`",
+            f"{statistics.mean(values):.2f}{spread}",
+            each,
+            against,
+        ]
+        rows.append([*cells, line["verdict"] or "", f"{size / 1024:.0f} KiB", str(line["seeds"])])
+    head = [
+        "sparsity",
+        "arm",
+        f"perplexity (dense {found['dense']:.2f})",
+        "likelihood, %",
+        "against the first",
+        "",
+        "file",
+        "seeds",
+    ]
+    return table(head, rows)
+
+
+def language_weights() -> str:
+    """Weights."""
+    return there_and_back("weights")
+
+
+def language_width() -> str:
+    """Channels and heads."""
+    return there_and_back("width")
 
 
 def smaller() -> str:

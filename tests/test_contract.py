@@ -42,7 +42,9 @@ FILES = sorted(p for p in ROOT.glob("*/*.py") if not p.name.startswith("_"))
 SIMILARITY = {"0.weight": 0.1, "4.weight": 0.9}
 ARGUMENTS = {  # of those that no default can serve
     "table": [{"densities": {"0.weight": 0.5}}],
-    "rate_distortion": [{"levels": (0.0, 0.5, 1.0), "tables": {"0.weight": (4.0, 1.0, 0.0), "4.weight": (2.0, 0.5, 0.0)}}],
+    "rate_distortion": [
+        {"levels": (0.0, 0.5, 1.0), "tables": {"0.weight": (4.0, 1.0, 0.0), "4.weight": (2.0, 0.5, 0.0)}}
+    ],
     "damage_proportional": [{"similarity": SIMILARITY}],
     "damage_greedy": [{"similarity": SIMILARITY}],
     "synflow": [{"rounds": 4, "down_to": 0.05}],

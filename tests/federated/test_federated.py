@@ -18,12 +18,12 @@ from resprout.core.train import Optimizer, Train
 from resprout.federated._steps import Choose, Exchange, Round, mean, sent, size, statistics
 from resprout.federated.clients import Federation
 from resprout.federated.fedtiny import FedTiny, blocks_of
+from resprout.methods.allocate.erk import Erk
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.rule._move import swap
 from resprout.methods.schedule.cosine import Cosine
 from resprout.methods.score.gradient import Gradient
 from resprout.methods.score.magnitude import Magnitude
-from resprout.methods.score.random import Random
 
 SGD = Optimizer("sgd", momentum=0.0, decay=0.0, nesterov=False)
 
@@ -187,7 +187,9 @@ def test_blocks_are_in_order_and_about_equal():
 
 
 def test_fedtiny_walks_its_budgets_and_a_killed_run_ends_the_same(tmp_path):
-    recipe = FedTiny(epochs=8, federation=Federation(3, 2), local=1, candidates=2, every=1, until=1.0)
+    recipe = FedTiny(
+        epochs=8, federation=Federation(3, 2), local=1, candidates=2, allocate=Uniform(), every=1, until=1.0
+    )
     budgets = [Budget.parse("0.5"), Budget.parse("0.8")]
 
     def go(folder: str, kill: bool = False) -> Run:
@@ -221,16 +223,27 @@ def test_a_recipe_of_a_setting_is_found_as_a_recipe():
 
 
 @pytest.mark.slow
-def test_fedtiny_beats_a_random_mask_on_clients_of_two_classes():
-    def trained(recipe: FedTiny) -> float:
+def test_shared_norms_choose_a_good_candidate_and_the_servers_do_not():
+    """Clients of two classes each, five candidates: the place of the choice by test accuracy, 0 is the best."""
+    federation, places = Federation(10, 10, classes=2), {"shared": [], "own": [], "server": []}
+    for seed in (0, 1):
         digits = find.task("digits", None, "digits_cnn")
         x, y = digits.train
         own = dataclasses.replace(digits, train=(x[:113], y[:113]), batch_size=32)
-        run = Run(find.network("digits_cnn", None), own)
+        run = Run(find.network("digits_cnn", None, seed), own, seed=seed)
         run.do(Train(60, Cosine(0.05, 0.0), Optimizer()))
         run.task = dataclasses.replace(digits, train=(x[113:], y[113:]), batch_size=32)
-        recipe(run, [Budget.parse("0.95")])
-        return run.evaluate("test")
-
-    whole = FedTiny(epochs=60, federation=Federation(10, 10, classes=2))
-    assert trained(whole) > trained(dataclasses.replace(whole, until=0.0, candidates=1, score=Random()))
+        step = Choose(federation, Budget.parse("0.95"), 5, 0.5, Magnitude(), Erk())
+        clients = [federation.client(run.task, i) for i in range(10)]
+        accuracy = []
+        for masks in step.pool(run):
+            twin = run.fork()
+            twin.set_masks(masks)
+            step._judge(twin, clients, [len(p) for p in federation.split(run.task)])
+            accuracy.append(twin.evaluate("test"))
+        order = sorted(range(5), key=lambda i: -accuracy[i])
+        for norms, found in places.items():
+            found.append(order.index(dataclasses.replace(step, norms=norms)(run.fork())["chosen"]))
+    assert max(places["shared"]) <= 2
+    assert sum(places["shared"]) <= sum(places["own"])
+    assert sum(places["shared"]) < sum(places["server"])

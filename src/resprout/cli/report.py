@@ -28,7 +28,9 @@ def report(
     runs = [f for f in folders if (f / "result.json").exists()]
     others = [f for f in folders if f not in runs or holds(f / "result.json")]
     if out is not None and not others:
-        raise ResproutError("--out is for the page of comparisons, studies and audits; the picture of a run lies in its folder")
+        raise ResproutError(
+            "--out is for the page of comparisons, studies and audits; the picture of a run lies in its folder"
+        )
     for folder in runs:
         for path in draw(folder).values():
             console().print(f"wrote {path}", markup=False)

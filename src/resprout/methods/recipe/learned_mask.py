@@ -12,10 +12,9 @@ from ...core.budget import Budget
 from ...core.kinds import Allocation, Fidelity, Gate, Objective, Recipe
 from ...core.learn import Learn
 from ...core.run import Run
-from ...core.steps import Arrive, Meet
+from ...core.steps import Arrive
 from ...core.train import Optimizer, Train
 from ..allocate.global_ import Global
-from ..fill.anchor import Anchor
 from ..gate.straight_through import StraightThrough
 from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
@@ -47,7 +46,7 @@ class LearnedMask(Recipe):
         plans = plan(run, budgets, Magnitude(), self.allocate, 0)
         for budget in reversed(plans):
             train = Train(steps - rest, lr, self.optimizer, span=(0.0, then[0]), looks=6, objective=self.objective)
-            run.do(Learn(train, self.gate, plans[budget], Cubic(0.0, 1.0), self.begin, self.end, self.allocate))
-            run.do(Meet(budget, Magnitude(), self.allocate, Anchor()))
+            way = Cubic(0.0, 1.0)
+            run.do(Learn(train, self.gate, plans[budget], way, self.begin, self.end, self.allocate, budget=budget))
             run.do(Train(rest, lr, self.optimizer, span=then, looks=2, objective=self.objective))
             run.do(Arrive(budget))
