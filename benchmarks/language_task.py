@@ -1,6 +1,7 @@
 r"""TinyStories for comparisons on small machines: windows of 256 tokens, four a step, and 50,000 tokens to choose by.
 
-resprout compare one_way --task benchmarks/language_task.py:stories --data ../shared/data/tinystories --model hf:../shared/data/stories260k
+resprout compare one_way --model hf:../shared/data/stories260k \
+    --task benchmarks/language_task.py:stories --data ../shared/data/tinystories
 """
 
 import dataclasses

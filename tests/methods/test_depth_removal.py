@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_lm import chain, silent
 from torch import Tensor, nn
 
 import resprout as rs
@@ -40,20 +41,9 @@ BRANCHES = [f"model.layers.{i}.{part}" for i in range(BLOCKS) for part in ("self
 REMOVERS = [FinerCut(), DeeperLayers(), DeeperLayers("deepest"), MinitronDepth(), TwoSsp(), MultiPruner()]
 
 
-def chain(tokens: int, seed: int) -> Tensor:
-    """A language in which the next word is one of three."""
-    g = torch.Generator().manual_seed(0)
-    follow = torch.randint(WORDS, (WORDS, 3), generator=g)
-    g.manual_seed(seed)
-    out, picks = [0], torch.randint(3, (tokens,), generator=g).tolist()
-    for pick in picks:
-        out.append(int(follow[out[-1], pick]))
-    return torch.tensor(out)
-
-
 @pytest.fixture(scope="module")
 def task() -> Text:
-    return Text(chain(4000, 1), chain(600, 2), chain(300, 3), window=WINDOW, batch_size=16)
+    return Text(chain(WORDS, 4000, 1), chain(WORDS, 600, 2), chain(WORDS, 300, 3), window=WINDOW, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +75,6 @@ def start(model: nn.Module, task: Text, dense: bool = True) -> Run:
     if dense:
         run.do(Mark("dense"))
     return run
-
-
-@torch.no_grad()
-def silent(model: nn.Module, *branches: str) -> nn.Module:
-    """A copy in which these branches put out nothing."""
-    model = copy.deepcopy(model)
-    for branch in branches:
-        module = model.get_submodule(branch)
-        getattr(module, "o_proj" if branch.endswith("attn") else "down_proj").weight.zero_()  # pyright: ignore
-    return model
 
 
 class Spoken(Text):

@@ -1,5 +1,6 @@
 """A language of twelve letters, and a network that has learned it in a second."""
 
+import copy
 import functools
 import math
 
@@ -88,3 +89,24 @@ def cut(state: dict[str, Tensor], sparsity: float = 0.6) -> Run:
 
 def nats(run: Run) -> float:
     return -math.log(run.evaluate("test"))
+
+
+def chain(words: int, tokens: int, seed: int) -> Tensor:
+    """A language in which the next word is one of three."""
+    g = torch.Generator().manual_seed(0)
+    follow = torch.randint(words, (words, 3), generator=g)
+    g.manual_seed(seed)
+    out, picks = [0], torch.randint(3, (tokens,), generator=g).tolist()
+    for pick in picks:
+        out.append(int(follow[out[-1], pick]))
+    return torch.tensor(out)
+
+
+@torch.no_grad()
+def silent(model: nn.Module, *branches: str) -> nn.Module:
+    """A copy in which these branches put out nothing."""
+    model = copy.deepcopy(model)
+    for branch in branches:
+        module = model.get_submodule(branch)
+        getattr(module, "o_proj" if branch.endswith("attn") else "down_proj").weight.zero_()  # pyright: ignore
+    return model
