@@ -27,11 +27,11 @@ OPTIMIZER = "optimizer=adamw"
 PARTS = {
     "weights": (
         (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_gradual(lr=1e-2, {OPTIMIZER})"),
-        ("0.8", "0.9", "0.95"), "weight", 3,
+        ("0.8", "0.9", "0.95", "0.98"), "weight", 3,
     ),
     "width": (
         (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_structured(lr=1e-2, {OPTIMIZER})"),
-        ("0.5", "0.8"), "width", 2,
+        ("0.5",), "width", 1,
     ),
 }  # fmt: skip
 

@@ -323,6 +323,44 @@ def language_width() -> str:
     return there_and_back("width")
 
 
+def layerwise_memory() -> str:
+    """Peak memory of 1.1 billion weights from folder to folder and whole, beside what must be in memory; and of 70 billion."""
+    found, gb = read("layerwise_memory"), 1e9
+    needed, rows = found["arithmetic"]["1.1 B"], []
+    for line in found["lines"]:
+        grams = needed["grams"] if line["method"] == "sparsegpt" else 0
+        least = found["idle"] + (
+            needed["together"] - needed["grams"] + grams if line["way"] == "folder" else needed["whole"]
+        )
+        way = "from folder to folder" if line["way"] == "folder" else "loaded whole"
+        rows.append(
+            [
+                "1.1 B",
+                line["method"],
+                way,
+                f"{line['peak'] / gb:.2f} GB",
+                f"{least / gb:.2f} GB",
+                f"{line['seconds']:.0f} s",
+            ]
+        )
+    for name, of in found["arithmetic"].items():
+        if name != "1.1 B":
+            rows.append([name, "sparsegpt", "from folder to folder", "", f"{of['together'] / gb:.2f} GB", ""])
+            rows.append([name, "sparsegpt", "loaded whole", "", f"{of['whole'] / gb:.2f} GB", ""])
+    return table(["weights", "method", "way", "peak", "by arithmetic", "time, busy machine"], rows)
+
+
+def layerwise_speed() -> str:
+    """Time of one block beside a transcription of the published procedure and the floor."""
+    found, rows = read("layerwise_speed"), []
+    for method, line in found["lines"].items():
+        for name in ("ours", "transcription"):
+            low, middle, high = line["to_floor"][name]
+            rows.append([method, name, f"{line['seconds'][name]:.2f} s", f"{middle:.2f} ({low:.2f}–{high:.2f})"])
+        rows.append([method, "floor", f"{line['seconds']['floor']:.2f} s", "1"])
+    return table([f"{found['tokens']:,} tokens", "", "one block", "to the floor (quartiles)"], rows)
+
+
 def smaller() -> str:
     """Perplexity of a language model without channels, heads or layers, nothing trained, and the part that is gone."""
     lines = [*read("depth")["lines"], *read("width")["lines"]]
