@@ -57,7 +57,8 @@ def main() -> None:
             print(f"   failed with {done.returncode}", flush=True)
             continue
         seconds, machine = round(time.monotonic() - began), platform.platform()
-        lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip() and not line.startswith("wrote")]
+        lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith("wrote") and "━" not in line]
         found = json.loads(FILE.read_text()) if FILE.exists() else {}
         found[key] = {"command": f"python {COMMANDS[key]}", "lines": lines, "seconds": seconds, "machine": machine}
         FILE.write_text(json.dumps({k: found[k] for k in COMMANDS if k in found}, indent=1) + "\n")

@@ -1,6 +1,6 @@
 r"""There and back for a language model: one way against bidirectional at equal tokens, over sparsity and over bytes.
 
-Comparisons (`resprout compare`), resumable: weights, and channels with heads ("width"). Learning rates were chosen at 80 % on
+Comparisons (`resprout compare`), resumable: weights, channels with heads ("width"), and whole layers. Learning rates were chosen at 80 % on
 validation text, the same for both arms.
 
     python benchmarks/language_path.py weights --data ../shared/data
@@ -32,6 +32,10 @@ PARTS = {
     "width": (
         (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_structured(lr=1e-2, {OPTIMIZER})"),
         ("0.5",), "width", 1,
+    ),
+    "layers": (
+        (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_structured(lr=1e-2, {OPTIMIZER})"),
+        ("0.3",), "layer", 1,
     ),
 }  # fmt: skip
 
@@ -69,7 +73,7 @@ def main() -> None:
         facts = dataclasses.asdict(line) | {"verdict": line.against and line.against.verdict}
         facts |= {"perplexities": [1 / c["test"] for c in mine], "bytes": [c["bytes"] for c in mine]}
         lines.append(facts)
-        print(line.asked, line.arm, f"perplexity {1 / line.test[0]:.2f}", line.against or "baseline")
+        print(line.asked, line.arm, f"perplexity {1 / line.test[0]:.2f}", line.against or "")
     dense = next((1 / c["test"] for c in cells if c["kind"] == "dense"), math.nan)
     facts = {
         "command": shlex.join(["resprout", *words]),

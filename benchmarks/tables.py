@@ -323,6 +323,11 @@ def language_width() -> str:
     return there_and_back("width")
 
 
+def language_layers() -> str:
+    """Whole layers."""
+    return there_and_back("layers")
+
+
 def layerwise_memory() -> str:
     """Peak memory of 1.1 billion weights from folder to folder and whole, beside what must be in memory; and of 70 billion."""
     found, gb = read("layerwise_memory"), 1e9
