@@ -1,7 +1,7 @@
 r"""There and back for a language model: one way against bidirectional at equal tokens, over sparsity and over bytes.
 
-Comparisons (`resprout compare`), resumable: weights, channels with heads ("width"), and whole layers. Learning rates were chosen at 80 % on
-validation text, the same for both arms.
+Comparisons (`resprout compare`), resumable: weights, channels with heads ("width"), and whole layers. Learning rates were chosen
+at 80 % on validation text, the same for both arms.
 
     python benchmarks/language_path.py weights --data ../shared/data
     python benchmarks/language_path.py width --data ../shared/data --so-far
