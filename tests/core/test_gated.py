@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from perceptron import net, task
 from torch import nn
 
 import resprout as rs
@@ -23,20 +24,6 @@ from resprout.methods.gate.transport import Transport, shift
 from resprout.methods.recipe.learned_mask import LearnedMask
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.schedule.cubic import Cubic
-
-
-def task() -> rs.Arrays:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(90, 6, generator=g)
-    y = (x.sum(1) > 0).long()
-    parts = [(x[i::3], y[i::3]) for i in range(3)]
-    return rs.Arrays(*parts, batch_size=10, name="tiny")
-
-
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))  # 60 + 20 weights
-
 
 SGD = Optimizer("sgd", momentum=0.0, decay=0.0)
 
@@ -187,3 +174,16 @@ def test_learn_says_what_it_cannot_do():
     odd = Learn(Train(2, Constant(0.1), best=True), StraightThrough(), 8, Cubic(0.0, 1.0), 0.0, 0.5, Global())
     with pytest.raises(ResproutError, match="leave out best, tune and rule"):
         Run(net(), task()).do(odd)
+
+
+def test_a_gate_that_cannot_start_leaves_all_trainable():
+    """Frozen weights are frozen last."""
+    run = Run(net(), task())
+
+    class Broken(StraightThrough):
+        def start(self, worth, generator):
+            raise ResproutError("no start")
+
+    with pytest.raises(ResproutError, match="no start"):
+        Gated(run, Broken(), lambda t: 80, Global(), weights=False)
+    assert all(p.requires_grad for p in run.model.parameters())

@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from perceptron import net, task
 
-import resprout as rs
 from resprout.core.budget import Budget
 from resprout.core.errors import BudgetError, ResproutError
 from resprout.core.kinds import Fidelity, Remover
@@ -42,19 +41,6 @@ class Wakes(Remover):
     def __call__(self, run: Run, budget: Budget) -> dict[str, Any]:
         run.set_masks(Masks.dense(run.model))
         return {}
-
-
-def task() -> rs.Arrays:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(90, 6, generator=g)
-    y = (x.sum(1) > 0).long()
-    parts = [(x[i::3], y[i::3]) for i in range(3)]
-    return rs.Arrays(*parts, batch_size=10, name="tiny")
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2))  # 60 + 20 weights
 
 
 def test_units_leave_until_the_budget_is_met():

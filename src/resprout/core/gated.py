@@ -33,9 +33,6 @@ class Gated(Part):
 
     def __init__(self, run: Run, gate: Gate, keep: Callable[[float], int], allocate: Allocation, weights: bool = True):
         super().__init__(run.model)
-        self._flags = {p: p.requires_grad for p in run.model.parameters()}
-        for p in self._flags:
-            p.requires_grad_(p.requires_grad and weights)
         self._run, self._gate, self._keep, self._allocate = run, gate, keep, allocate
         self._units = run.units
         if not any(n.startswith(SCORE) for n in run.slots):
@@ -46,6 +43,8 @@ class Gated(Part):
             self._scores[name] = nn.Parameter(run.slots[SCORE + name])  # the slot's own memory
             self.register_parameter(f"gate/{name.replace('.', '/')}", self._scores[name])
         self.apart = list(self._scores.values())
+        for p in run.model.parameters() if not weights else ():  # last: what fails before leaves the network as it was
+            p.requires_grad_(False)
 
     def _worth(self) -> dict[str, Tensor]:
         """Unit name -> the share of all units with a smaller norm of the weights that are scaled by it."""
@@ -83,8 +82,7 @@ class Gated(Part):
 
     def finish(self, done: bool) -> None:
         """The weights are trained as they are; all become trainable that were."""
-        for p, flag in self._flags.items():
-            p.requires_grad_(flag)
+        self.thaw()
 
     def chosen(self, keep: int) -> Masks:
         """Return the masks of the weights with exactly `keep` units alive: those whose scores are best in the end.

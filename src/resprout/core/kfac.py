@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .curvature import columns
 from .errors import ResproutError
-from .outputs import outputs
-from .probe import Probe, first_tensor
+from .outputs import inputs, outputs
+from .probe import Probe
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,17 @@ def factors(
     """
     layers = {n: n.rpartition(".")[0] for n in names}
     modules = {layer: probe.model.get_submodule(layer) for layer in layers.values()}
-    read: dict[str, Tensor] = {}
-
-    def note(layer: str) -> Any:
-        return lambda module, args: read.__setitem__(layer, first_tensor(args).detach())
-
-    handles = [module.register_forward_pre_hook(note(layer)) for layer, module in modules.items()]
-    try:
-        with probe.aside(), torch.enable_grad(), outputs(probe.model, list(modules)) as said:
-            given = {n: w.detach().requires_grad_() for n, w in (weights or probe.weights()).items()}
-            value = probe.loss(batch, given)
-            missing = [n for n, layer in layers.items() if layer not in said]
-            if missing:
-                raise ResproutError(f"the layer of {missing[0]!r} is not called as a module; add it to ignore=[...]")
-            slopes = torch.autograd.grad(
-                value, [said[layer] for layer in modules], materialize_grads=True, allow_unused=True
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = {layer: _pair(modules[layer], read[layer], g) for layer, g in zip(modules, slopes, strict=True)}
+    at = list(modules)
+    with probe.aside(), torch.enable_grad(), inputs(probe.model, at) as read, outputs(probe.model, at) as said:
+        given = {n: w.detach().requires_grad_() for n, w in (weights or probe.weights()).items()}
+        value = probe.loss(batch, given)
+        missing = [n for n, layer in layers.items() if layer not in said]
+        if missing:
+            raise ResproutError(f"the layer of {missing[0]!r} is not called as a module; add it to ignore=[...]")
+        slopes = torch.autograd.grad(
+            value, [said[layer] for layer in modules], materialize_grads=True, allow_unused=True
+        )
+    found = {layer: _pair(modules[layer], read[layer].detach(), g) for layer, g in zip(modules, slopes, strict=True)}
     return {n: found[layer] for n, layer in layers.items()}
 
 

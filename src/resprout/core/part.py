@@ -26,6 +26,7 @@ class Part(nn.Module, ABC):
         super().__init__()
         self.model, self.t = model, 0.0
         self.apart: list[nn.Parameter] = []
+        self._flags = {p: p.requires_grad for p in model.parameters()}
 
     @abstractmethod
     def effective(self) -> dict[str, Tensor]:
@@ -38,6 +39,11 @@ class Part(nn.Module, ABC):
     @abstractmethod
     def finish(self, done: bool) -> None:
         """Leave the network as training has made it, or (not `done`) was when it was interrupted."""
+
+    def thaw(self) -> None:
+        """Let all of the network be trainable that was when this was made."""
+        for p, flag in self._flags.items():
+            p.requires_grad_(flag)
 
     @property
     def size(self) -> int:

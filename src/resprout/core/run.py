@@ -25,6 +25,7 @@ from .granularity import Granularity, Weight
 from .hold import change_masks, guards, unwrap
 from .kinds import Fill, Step
 from .masks import Masks
+from .modes import evaluating
 from .probe import Loss, Probe
 from .task import Split, Task
 from .units import Group, residual, revived
@@ -211,24 +212,19 @@ class Run:
         self.masks = masks
         return moved
 
-    def evaluate(self, split: Split | None = None) -> float:
-        """Return the task's metric on `split` (default: the one that choices go by), in evaluation mode.
-
-        Every rank gets that of rank 0.
-        """
-        split = split or self.chooses_on
-        modes = [(m, m.training) for m in self.model.modules()]
-        self.model.eval()
-        try:
+    def metrics(self, split: Split | None = None) -> dict[str, float]:
+        """Return all that the task measures on `split` (default: the one that choices go by), in evaluation mode."""
+        with evaluating(self.model):
             synchronise(self.model.buffers())  # each rank's norms have seen other data
             with torch.no_grad(), self.autocast(), torch.random.fork_rng(devices=[]):
-                value = self.task.evaluate(self.model, split)[self.task.metric]
-            value = torch.tensor(float(value), dtype=torch.float64, device=self.device)
-            synchronise([value])
-            return float(value)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+                return self.task.evaluate(self.model, split or self.chooses_on)
+
+    def evaluate(self, split: Split | None = None) -> float:
+        """Return the task's metric on `split`, as `metrics` does. Every rank gets that of rank 0."""
+        found = float(self.metrics(split)[self.task.metric])
+        value = torch.tensor(found, dtype=torch.float64, device=self.device)
+        synchronise([value])
+        return float(value)
 
     def autocast(self) -> torch.autocast:
         """The run's precision as a context."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
+
+from .errors import ResproutError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -51,3 +54,15 @@ class Task(ABC):
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Batches in one epoch of "train"."""
+
+
+def samples(task: Task, why: str) -> tuple[Tensor, Tensor]:
+    """Return all training samples of a task that holds them as a field: inputs and labels.
+
+    Raises:
+        ResproutError: it does not; `why` says what they are wanted for.
+    """
+    found = getattr(task, "train", None)
+    if not is_dataclass(task) or not isinstance(found, tuple) or len(found) != 2:
+        raise ResproutError(f"{task!r} does not hold its training samples as train = (inputs, labels), {why}")
+    return found

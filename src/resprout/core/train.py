@@ -35,7 +35,8 @@ class Optimizer:
     def build(self, model: nn.Module, lr: float) -> optim.Optimizer:
         """Return the optimizer of `model`'s trainable parameters."""
         apart = model.apart if isinstance(model, Part) else []
-        params = [p for p in model.parameters() if p.requires_grad and not any(p is q for q in apart)]
+        own = {id(p) for p in apart}
+        params = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in params if p.dim() > 1], "weight_decay": self.decay, "times": 1.0},
             {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0, "times": 1.0},

@@ -41,7 +41,6 @@ class Tuned(Part):
             self._beside.setdefault(name, {})[short] = p
         if not own and not self._beside:
             raise ResproutError(f"{tune!r} leaves nothing to train in {type(run.model).__name__}")
-        self._flags = {n: p.requires_grad for n, p in params.items()}
         for name, p in params.items():
             p.requires_grad_(name in own)
 
@@ -64,5 +63,4 @@ class Tuned(Part):
         if done:
             with torch.no_grad():
                 write(params, {n: t * self._masks[n] for n, t in self.effective().items()})
-        for name, p in params.items():
-            p.requires_grad_(self._flags[name])
+        self.thaw()

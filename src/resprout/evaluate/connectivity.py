@@ -9,8 +9,7 @@ arXiv:1802.10026 (norms have their statistics taken anew at every point of a pat
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import ResproutError, nearest
+from ..core.modes import evaluating
 from ..core.probe import first_tensor
 from ..core.run import mix
 from ..core.task import Split, Task
@@ -89,7 +89,7 @@ def between(
     for t in places:
         model.load_state_dict({n: w.lerp(other[n].to(w), t) if w.is_floating_point() else w for n, w in one.items()})
         refresh(model, task, batches)
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             values.append(_measured(task.evaluate(model, split), task.metric, measure))
     return Line(tuple(places), tuple(values))
 
@@ -114,7 +114,7 @@ def refresh(model: nn.Module, task: Task, batches: int | None = None) -> None:
     if not norms:
         return
     momenta, device = [m.momentum for m in norms], next(model.parameters()).device
-    with _evaluating(model):
+    with evaluating(model):
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean
@@ -127,18 +127,6 @@ def refresh(model: nn.Module, task: Task, batches: int | None = None) -> None:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards each module has its own again."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _measured(metrics: Mapping[str, float], metric: str, measure: str) -> float:
@@ -224,7 +212,7 @@ def features(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Tens
     handle = modules[layer or ""].register_forward_hook(see)
     device = next(model.parameters()).device
     try:
-        with _evaluating(model):
+        with evaluating(model):
             for part in inputs.split(500):
                 model(part.to(device))
     finally:

@@ -19,6 +19,7 @@ from ..core.budget import Budget
 from ..core.errors import ResproutError
 from ..core.kinds import Allocation, Score, Step
 from ..core.masks import Masks
+from ..core.modes import evaluating
 from ..core.run import Run, mix
 from ..core.select import top
 from ..core.steps import chooser
@@ -158,19 +159,16 @@ def statistics(model: nn.Module, client: Task) -> dict[str, Tensor]:
     """Return what the batch norms of `model` measure on a client's development part, as its buffers; it stays as it was."""
     norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     kept = {n: t.clone() for n, t in model.state_dict().items()}
-    modes, momenta = [(m, m.training) for m in model.modules()], {n: m.momentum for n, m in norms.items()}
-    model.eval()
-    for m in norms.values():
-        m.train()
-        m.reset_running_stats()
-        m.momentum = None  # the plain mean over batches
-    device = next(model.parameters()).device
-    for batch in client.batches("validation"):
-        client.loss(model, tuple(b.to(device) for b in batch))
+    momenta, device = {n: m.momentum for n, m in norms.items()}, next(model.parameters()).device
+    with evaluating(model):
+        for m in norms.values():
+            m.train()
+            m.reset_running_stats()
+            m.momentum = None  # the plain mean over batches
+        for batch in client.batches("validation"):
+            client.loss(model, tuple(b.to(device) for b in batch))
     found = {f"{n}.{b}": t.clone() for n, m in norms.items() for b, t in m.named_buffers() if "running" in b}
     model.load_state_dict(kept)
-    for m, mode in modes:
-        m.training = mode
     for n, m in norms.items():
         m.momentum = momenta[n]
     return found

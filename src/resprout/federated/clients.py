@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..core.errors import ResproutError
 from ..core.run import mix
-from ..core.task import Task
+from ..core.task import Task, samples
 
 TRIES = 100  # splits until all clients have enough
+WHY = "to be split among clients"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Federation:
         Raises:
             ResproutError: a task that does not hold its samples, or too few of them.
         """
-        labels = samples(task)[1].cpu().numpy()
+        labels = samples(task, WHY)[1].cpu().numpy()
         rng = np.random.default_rng(mix(self.seed, "clients"))
         for _ in range(TRIES):
             owner = self._by_class(labels, rng) if self.classes else self._by_shares(labels, rng)
@@ -67,7 +68,7 @@ class Federation:
         mine = (self.split(task) if parts is None else parts)[i]
         order = torch.randperm(len(mine), generator=torch.Generator().manual_seed(mix(self.seed, "held", i)))
         cut = min(max(1, round(self.held * len(mine))), len(mine) - 1)
-        inputs, labels = samples(task)
+        inputs, labels = samples(task, WHY)
         given: dict[str, Any] = {
             name: (inputs[mine[rows]], labels[mine[rows]])
             for name, rows in (("train", order[cut:]), ("validation", order[:cut]))
@@ -103,17 +104,3 @@ class Federation:
             ):
                 owner[part] = client
         return owner
-
-
-def samples(task: Task) -> tuple[Tensor, Tensor]:
-    """Return all training samples of a task: inputs and labels.
-
-    Raises:
-        ResproutError: it does not hold them.
-    """
-    found = getattr(task, "train", None)
-    if not dataclasses.is_dataclass(task) or not isinstance(found, tuple) or len(found) != 2:
-        raise ResproutError(
-            f"{task!r} does not hold its training samples as train = (inputs, labels), to be split among clients"
-        )
-    return found

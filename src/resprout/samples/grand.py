@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core.kinds import Fidelity
+from ..core.modes import evaluating
 from ..core.probe import LossOf
 from ._kind import SampleScore, Seen
 from .subset import shown
@@ -26,7 +27,7 @@ class Grand(SampleScore):
 
     def __call__(self, seen: Seen) -> Tensor:
         """Return the norms."""
-        model, modes = seen.model, [(m, m.training) for m in seen.model.modules()]
+        model = seen.model
         params = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
         buffers = {f"model.{n}": b.detach() for n, b in model.named_buffers()}
         net, device = LossOf(model, seen.task.loss), next(model.parameters()).device
@@ -35,14 +36,10 @@ class Grand(SampleScore):
             return torch.func.functional_call(net, {**weights, **buffers}, ((x[None], y[None]),))
 
         gradients = torch.func.vmap(torch.func.grad(loss), (None, 0, 0), chunk_size=self.chunk, randomness="same")
-        model.eval()
         found = []
-        try:
+        with evaluating(model):
             for x, y in shown(seen.task).batches("validation"):
                 with sdpa_kernel(SDPBackend.MATH):  # the only one that is differentiated sample by sample at once
                     each = gradients(params, x.to(device), y.to(device)).values()
                 found.append(sum(g.flatten(1).double().square().sum(1) for g in each))
-        finally:
-            for module, mode in modes:
-                module.training = mode
         return torch.cat(found).sqrt().cpu()

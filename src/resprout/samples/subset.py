@@ -20,7 +20,7 @@ from ..core.errors import ResproutError
 from ..core.masks import Masks
 from ..core.select import top
 from ..core.store import checksum
-from ..core.task import Split, Task
+from ..core.task import Split, Task, samples
 
 Pair = tuple[Tensor, Tensor]
 
@@ -31,12 +31,7 @@ def pair(task: Task) -> Pair:
     Raises:
         ResproutError: it does not hold them.
     """
-    found = getattr(task, "train", None)
-    if not dataclasses.is_dataclass(task) or not isinstance(found, tuple) or len(found) != 2:
-        raise ResproutError(
-            f"{task!r} does not hold its training samples as train = (inputs, labels), of which a part could be served"
-        )
-    return found
+    return samples(task, "of which a part could be served")
 
 
 def shown(task: Task) -> Task:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ResproutError
 from ...core.kinds import Method
+from ...core.modes import evaluating
 from ...core.run import mix
 from ...core.store import configuration
 from ...core.task import Task
@@ -83,36 +84,31 @@ class Subject:
     def members(self, count: int) -> Outputs:
         """Return what it says of `count` samples that it may have been trained on, drawn at random, not augmented."""
         if ("train", count) not in self._said:
-            self._said[("train", count)] = self.say(*self._drawn(count))
+            drawn = plain(self.task).batches("train", seed=mix(self.seed, "members"))
+            self._said[("train", count)] = self.say(*_first(drawn, count))
         return self._said[("train", count)]
-
-    def _drawn(self, count: int) -> tuple[Tensor, Tensor]:
-        found: list[tuple[Tensor, Tensor]] = []
-        for batch in plain(self.task).batches("train", seed=mix(self.seed, "members")):
-            found.append(batch)
-            if sum(len(y) for _, y in found) >= count:
-                break
-        return torch.cat([x for x, _ in found])[:count], torch.cat([y for _, y in found])[:count]
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the first `count` (inputs, labels) of the test split, as the network gets them."""
-        found: list[tuple[Tensor, Tensor]] = []
-        for batch in self.task.batches("test"):
-            found.append(batch)
-            if sum(len(y) for _, y in found) >= count:
-                break
-        return torch.cat([x for x, _ in found])[:count], torch.cat([y for _, y in found])[:count]
+        return _first(self.task.batches("test"), count)
 
     @torch.no_grad()
     def say(self, x: Tensor, y: Tensor, batch: int = 500) -> Outputs:
         """Return what the network says of inputs."""
-        device, training = next(self.model.parameters()).device, self.model.training
-        self.model.eval()
-        try:
+        device = next(self.model.parameters()).device
+        with evaluating(self.model):
             logits = torch.cat([self.model(part.to(device)).float().cpu() for part in x.split(batch)])
-        finally:
-            self.model.train(training)
         return Outputs(logits, y.cpu())
+
+
+def _first(batches: Iterable[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` samples of batches, and no batch more than that takes."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        found.append(batch)
+        if sum(len(y) for _, y in found) >= count:
+            break
+    return torch.cat([x for x, _ in found])[:count], torch.cat([y for _, y in found])[:count]
 
 
 def plain(task: Task) -> Task:

@@ -23,14 +23,7 @@ def validation_loss(run: Run) -> float:
     Raises:
         ResproutError: the task does not measure it.
     """
-    modes = [(m, m.training) for m in run.model.modules()]
-    run.model.eval()
-    try:
-        with torch.no_grad(), run.autocast(), torch.random.fork_rng(devices=[]):
-            found = run.task.evaluate(run.model, run.chooses_on)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    found = run.metrics()
     if "loss" not in found:
         raise ResproutError(f"{type(run.task).__name__}.evaluate must return its 'loss' beside {', '.join(found)}")
     return float(found["loss"])

@@ -23,6 +23,7 @@ from ...core.blocks import find_blocks
 from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.masks import Masks
+from ...core.modes import evaluating
 from ...core.outputs import outputs
 from ...core.probe import Tensors, share
 from ...core.run import Run
@@ -231,14 +232,8 @@ class Trials:
     @contextlib.contextmanager
     def _still(self) -> Iterator[None]:
         """Evaluation mode, no gradients, and no trace in the mode or the random state."""
-        modes = [(m, m.training) for m in self.run.model.modules()]
-        self.run.model.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluating(self.run.model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
 
 
 class _Enough(Exception):

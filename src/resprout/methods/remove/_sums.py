@@ -5,34 +5,15 @@ Park, Choi, Kang: "Accurate Retraining-free Pruning for Pretrained Encoder-based
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...core.outputs import Outputs
-from ...core.probe import Probe, first_tensor, share
+from ...core.probe import Probe, share
 
 CUT = 1e-9  # of the largest eigenvalue: directions in which the inputs vary less say nothing
-
-
-@contextmanager
-def inputs(model: nn.Module, names: Sequence[str]) -> Iterator[Outputs]:
-    """Note what modules read, first tensors only, as `core.outputs.outputs` does what they put out."""
-    found: Outputs = {}
-
-    def hook(name: str) -> Any:
-        return lambda module, args, given: found.__setitem__(name, first_tensor((args, given) if args else given))
-
-    modules = [model.get_submodule(n) for n in names]
-    handles = [m.register_forward_pre_hook(hook(n), with_kwargs=True) for n, m in zip(names, modules, strict=True)]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def norms_behind(probe: Probe, layers: Sequence[str]) -> dict[str, str]:

@@ -18,13 +18,13 @@ from ...core.distance import kl
 from ...core.granularity import unit_prices
 from ...core.kinds import Fidelity, Remover, Scores
 from ...core.masks import Masks
-from ...core.outputs import outputs, taught
+from ...core.outputs import inputs, outputs, taught
 from ...core.probe import share
 from ...core.run import Run
 from ...core.units import living, spread
 from ..allocate.global_ import Global
 from ._levels import Site, sites
-from ._sums import Equations, inputs, norms_behind
+from ._sums import Equations, norms_behind
 
 Knowledge = dict[str, Tensor]  # by the weight that reads the units: one number per column
 
