@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import resprout as rs
-from resprout.core.distance import angular, distance, euclidean, js, kl
 from resprout.core.outputs import outputs, taught
 from resprout.core.run import Run
 from resprout.core.steps import Mark, Prune
@@ -15,6 +14,7 @@ from resprout.core.train import Train
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.score.magnitude import Magnitude
+from resprout.numerics.distance import angular, distance, euclidean, js, kl
 from resprout.tasks.text import Text
 
 

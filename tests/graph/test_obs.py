@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import resprout as rs
-from resprout.core.curvature import columns, curvature, inverse, least_squares, removal
 from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
@@ -15,6 +14,7 @@ from resprout.core.units import Group, Slot, spread
 from resprout.methods.recover.obs import Obs, compensate, recalibrate
 from resprout.methods.score.group_sum import GroupSum
 from resprout.methods.score.obspa import Obspa
+from resprout.numerics.curvature import columns, curvature, inverse, least_squares, removal
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:

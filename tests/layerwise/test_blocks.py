@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 import resprout as rs
-from resprout.core.curvature import grams
 from resprout.core.errors import CheckpointError, ResproutError
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
 from resprout.layerwise import folder as folders
 from resprout.layerwise.prune import prune_blocks, prune_folder
 from resprout.layerwise.walk import find_blocks, walk
+from resprout.numerics.curvature import grams
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 40}

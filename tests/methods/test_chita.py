@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import resprout as rs
-from resprout.core import fisher
 from resprout.core.errors import ResproutError
 from resprout.core.probe import Probe
 from resprout.core.run import Run
@@ -18,6 +17,7 @@ from resprout.methods.allocate.global_ import Global
 from resprout.methods.remove.chita import Chita
 from resprout.methods.schedule.cosine import Cosine
 from resprout.methods.score.magnitude import Magnitude
+from resprout.numerics import fisher
 from resprout.tasks.digits import digits
 
 

@@ -11,7 +11,6 @@ from tiny_lm import chain, silent
 from torch import Tensor, nn
 
 import resprout as rs
-from resprout.core import distance
 from resprout.core.budget import Budget
 from resprout.core.errors import BudgetError, ResproutError
 from resprout.core.granularity import Units
@@ -32,6 +31,7 @@ from resprout.methods.remove.two_ssp import TwoSsp, attentions, ranked
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.score.magnitude import Magnitude
 from resprout.methods.score.minitron_width import MinitronWidth
+from resprout.numerics import distance
 from resprout.tasks.text import Text
 
 transformers = pytest.importorskip("transformers")

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 import resprout as rs
-from resprout.core.kfac import factors
 from resprout.core.probe import Probe
 from resprout.core.run import Run
 from resprout.core.train import Optimizer, Train
@@ -18,6 +17,7 @@ from resprout.methods.recipe.mia_prune import MiaPrune
 from resprout.methods.rule.admm import Admm
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.score.mad import Mad
+from resprout.numerics.kfac import factors
 from resprout.tasks.digits import digits
 
 

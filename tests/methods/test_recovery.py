@@ -8,7 +8,6 @@ from torch import Tensor, nn
 import resprout as rs
 from resprout import find
 from resprout.core.budget import Budget
-from resprout.core.distance import kl
 from resprout.core.kinds import Objective, Tune
 from resprout.core.run import Run
 from resprout.core.steps import Mark, Prune
@@ -28,6 +27,7 @@ from resprout.methods.tune.biases_norms import BiasesNorms
 from resprout.methods.tune.mask_lora import MaskLora
 from resprout.methods.tune.scale_lora import ScaleLora
 from resprout.models import build
+from resprout.numerics.distance import kl
 
 
 @pytest.fixture(name="trained")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import resprout as rs
 from resprout.core import store
-from resprout.core.distance import kl
 from resprout.core.run import Run
 from resprout.core.steps import Mark
 from resprout.core.store import RunFolder
@@ -22,6 +21,7 @@ from resprout.methods.recover.self_data_distill import OnOwnText, SelfDataDistil
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.schedule.linear import Linear
 from resprout.methods.tune.mask_lora import MaskLora
+from resprout.numerics.distance import kl
 
 
 @pytest.fixture(name="trained")

@@ -10,7 +10,6 @@ from torch import nn
 
 import resprout as rs
 from resprout.core.budget import Budget
-from resprout.core.curvature import least_squares
 from resprout.core.errors import BudgetError, ResproutError
 from resprout.core.kinds import Remover
 from resprout.core.masks import Masks
@@ -25,6 +24,7 @@ from resprout.methods.remove._levels import Level, Surgeon, base, database, ladd
 from resprout.methods.remove.darwinlm import Darwinlm
 from resprout.methods.remove.tyr import Tyr
 from resprout.methods.schedule.constant import Constant
+from resprout.numerics.curvature import least_squares
 from resprout.tasks.text import Text
 
 TOGETHER = torch.arange(12).reshape(6, 2)  # six units of two columns each

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from resprout import ResproutError
-from resprout.core.distance import kl
 from resprout.core.run import Run
 from resprout.core.store import RunFolder
 from resprout.core.train import Optimizer, Train
 from resprout.methods.schedule.cosine import Cosine
 from resprout.models import build
+from resprout.numerics.distance import kl
 from resprout.samples._kind import Seen
 from resprout.samples.el2n import El2n, error_norm
 from resprout.samples.forgetting import Forgetting

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.curvature import columns, norms, pieces
 from ..core.errors import ResproutError
 from ..core.kinds import Method
 from ..core.masks import Masks, prunable
 from ..core.outputs import outputs
 from ..core.probe import Loss, Probe
 from ..core.run import mix
+from ..numerics.curvature import columns, norms, pieces
 from .delta import Tensors, added, difference
 
 

@@ -15,13 +15,13 @@ from .. import catalog
 from ..core import granularity as granularities
 from ..core import select
 from ..core.choose import counted
-from ..core.curvature import grams
 from ..core.errors import ResproutError, check_sparsity
 from ..core.hold import unwrap
 from ..core.kinds import Allocation, Fidelity, Pick, Score, Scores, Solver
 from ..core.masks import Masks, keep_count, prunable
 from ..core.probe import Probe
 from ..core.store import checksum
+from ..numerics.curvature import grams
 from .folder import Folder
 from .sharded import Sharded, is_sharded
 from .walk import Block, Forward, Shelf, find_blocks, usual, walk

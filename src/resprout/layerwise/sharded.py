@@ -1,7 +1,7 @@
 """A model whose blocks are sharded over processes by FSDP2: a block is whole on every rank while it is worked on.
 
 What this file does not do: agree on what is cut. Every rank sees its own data; Gram matrices and norms are averaged over the
-ranks (`core/curvature.py`), and so all choose the same.
+ranks (`numerics/curvature.py`), and so all choose the same.
 """
 
 from __future__ import annotations

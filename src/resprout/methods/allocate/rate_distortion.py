@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from ...core.errors import nearest
 from ...core.kinds import Allocation, Fidelity, Scores
-from ...core.knapsack import choose
+from ...numerics.knapsack import choose
 
 
 @dataclass(frozen=True)

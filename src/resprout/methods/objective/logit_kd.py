@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ...core.distance import kl
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Objective
 from ...core.outputs import outputs, taught
 from ...core.run import Run
+from ...numerics.distance import kl
 
 
 @dataclass(frozen=True)

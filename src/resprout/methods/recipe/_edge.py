@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ...core.errors import nearest
 from ...core.kinds import Step
-from ...core.mean_field import edge
 from ...core.probe import Probe
 from ...core.run import Run
+from ...numerics.mean_field import edge
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "gelu": nn.functional.gelu, "linear": lambda x: x}
 How = Literal["match", "formula", "none"]

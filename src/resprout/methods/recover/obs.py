@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...core.curvature import curvature, least_squares
 from ...core.kinds import Fidelity, Recover, Step
 from ...core.masks import Masks
 from ...core.probe import Probe
 from ...core.run import Run, synchronise
+from ...numerics.curvature import curvature, least_squares
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.curvature import grams
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Recover, Step, Tune
 from ...core.run import Run
+from ...numerics.curvature import grams
 from ..allocate._blocks import blocks
 from ..schedule.linear import Linear
 from ..tune.mask_lora import MaskLora

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ...core.distance import kl
 from ...core.errors import LayerDied
 from ...core.kinds import Step
 from ...core.outputs import outputs, taught
@@ -22,6 +21,7 @@ from ...core.probe import Probe, first_tensor, to_device
 from ...core.probe import share as share_of_ranks
 from ...core.run import Run
 from ...core.task import Split, Task
+from ...numerics.distance import kl
 from ._levels import Level, Site, settle
 
 Choice = tuple[int, ...]  # a level for each site

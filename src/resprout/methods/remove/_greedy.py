@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...core import distance
 from ...core.blocks import find_blocks
 from ...core.budget import Budget
 from ...core.errors import ResproutError
@@ -28,6 +27,7 @@ from ...core.outputs import outputs
 from ...core.probe import Tensors, share
 from ...core.run import Run
 from ...core.units import Group, living, spread
+from ...numerics import distance
 
 Measure = Literal["loss", "kl", "js", "angular", "euclidean"]
 ALIKE = 1e-6  # of the loss: blocks are run once only where that gives the same

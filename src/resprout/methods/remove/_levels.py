@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.budget import Budget
-from ...core.curvature import CONVOLUTIONS, curvature, inverse, least_squares, removal
 from ...core.errors import ResproutError
 from ...core.masks import Masks
 from ...core.roles import making, owner, reading
 from ...core.run import Run
 from ...core.units import Group, living, spread
+from ...numerics.curvature import CONVOLUTIONS, curvature, inverse, least_squares, removal
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Surgeon:
 
     Args:
         weight: (outputs, inputs, ...).
-        hessian: H of its inputs, (1, columns, columns), damped (see `core.curvature`).
+        hessian: H of its inputs, (1, columns, columns), damped (see `numerics.curvature`).
         blocks: int64 (units, columns).
         alive: bool (units,), those that have not left yet; the columns of others are zero.
         first_order: whether `costs` adds W_g (H W)_g, what a unit has in common with all that the layer put out.
@@ -157,7 +157,7 @@ def database(
         places: in the order in which the network runs them.
         counts: units gone at each level, per site.
         rounds: looks at the costs until the last level, per site.
-        damping: see `core.curvature`.
+        damping: see `numerics.curvature`.
         first_order: see `Surgeon`.
         standing: the number of units gone with which each site meanwhile stands for all of its levels, so that those behind it
             see the error that has accumulated. Without, all see the network as it is.

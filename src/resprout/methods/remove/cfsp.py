@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 
 from ...core.blocks import find_blocks
 from ...core.budget import Budget
-from ...core.distance import angular
 from ...core.granularity import Units
 from ...core.kinds import Fidelity, Remover
 from ...core.run import Run
 from ...core.steps import chooser
+from ...numerics.distance import angular
 from ..allocate.cfsp_coarse import CfspCoarse
 from ..score.cfsp_fine import CfspFine
 from ._levels import sites

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core import fisher, select
+from ...core import select
 from ...core.budget import Budget
 from ...core.errors import ResproutError
 from ...core.granularity import Weight
@@ -21,6 +21,7 @@ from ...core.kinds import Fidelity, Remover
 from ...core.masks import Masks
 from ...core.probe import Probe
 from ...core.run import Run, mix
+from ...numerics import fisher
 
 
 @dataclass(frozen=True)

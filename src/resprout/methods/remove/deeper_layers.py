@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from ...core.budget import Budget
-from ...core.distance import angular
 from ...core.kinds import Fidelity, Remover
 from ...core.run import Run
+from ...numerics.distance import angular
 from ._greedy import blocks, left, shortest
 from ._stream import apart
 

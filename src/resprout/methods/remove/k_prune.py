@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ...core.budget import Budget
 from ...core.choose import best
-from ...core.distance import kl
 from ...core.granularity import unit_prices
 from ...core.kinds import Fidelity, Remover, Scores
 from ...core.masks import Masks
@@ -22,6 +21,7 @@ from ...core.outputs import inputs, outputs, taught
 from ...core.probe import share
 from ...core.run import Run
 from ...core.units import living, spread
+from ...numerics.distance import kl
 from ..allocate.global_ import Global
 from ._levels import Site, sites
 from ._sums import Equations, norms_behind

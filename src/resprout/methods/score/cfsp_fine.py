@@ -12,10 +12,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...core.curvature import norms
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Score
 from ...core.probe import Probe
+from ...numerics.curvature import norms
 from ._rows import fill, following, makers, owner, readers, rows
 
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.kfac import factors
 from ...core.kinds import Fidelity, Score
 from ...core.probe import Probe
 from ...evaluate.attack import attacked
+from ...numerics.kfac import factors
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ...core.curvature import curvature, inverse, removal
 from ...core.kinds import Fidelity, Score
 from ...core.probe import Probe
+from ...numerics.curvature import curvature, inverse, removal
 from ._rows import fill, makers, readers, rows
 from ._shares import shares
 

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...core.curvature import norms
 from ...core.kinds import Fidelity, Score
 from ...core.probe import Probe
+from ...numerics.curvature import norms
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...core.curvature import damped, factor
 from ...core.kinds import Fidelity, Pick, Solver
+from ...numerics.curvature import damped, factor
 
 PIECE = 16  # columns whose errors are carried on one by one; to those behind it they go together
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ResproutError
+from ..core.errors import ResproutError
 
 NODES = 200  # even, so that none falls on the kink of a ReLU
 Function = Callable[[Tensor], Tensor]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resprout.core.errors import ResproutError
-from resprout.core.knapsack import choose
+from resprout.numerics.knapsack import choose
 
 
 def brute(costs, losses, allowance):

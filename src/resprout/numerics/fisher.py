@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ResproutError
-from .masks import Masks
-from .probe import Probe, first_tensor
+from ..core.errors import ResproutError
+from ..core.masks import Masks
+from ..core.probe import Probe, first_tensor
 
 MOST = 1 << 30  # numbers in the rows
 PIECE = 1 << 16  # columns that are taken in float64 at a time

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from .errors import ResproutError
-from .probe import Probe, share
-from .roles import CONVOLUTIONS
+from ..core.errors import ResproutError
+from ..core.probe import Probe, share
+from ..core.roles import CONVOLUTIONS
 
 PIECE = 1 << 23  # numbers of unfolded input at a time
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import ResproutError
+from ..core.outputs import inputs, outputs
+from ..core.probe import Probe
 from .curvature import columns
-from .errors import ResproutError
-from .outputs import inputs, outputs
-from .probe import Probe
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resprout.core.errors import ResproutError
-from resprout.core.mean_field import edge, moments
+from resprout.numerics.mean_field import edge, moments
 
 
 def test_the_edge_is_where_papers_and_arithmetic_say():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import ResproutError
+from ..core.errors import ResproutError
 
 CELLS = 20_000
 
