@@ -1,6 +1,7 @@
 r"""There and back for a language model: one way against bidirectional at equal tokens, over sparsity and over bytes.
 
-Comparisons (`resprout compare`), resumable: weights, channels with heads ("width"), and whole layers. Learning rates were chosen
+Comparisons (`resprout compare`), resumable: weights, what says which dead weights come back ("scores"), channels with heads
+("width"), and whole layers. Learning rates were chosen
 at 80 % on validation text, the same for both arms.
 
     python benchmarks/language_path.py weights --data ../shared/data
@@ -23,19 +24,30 @@ import pyarrow.parquet as pq
 from resprout.compare import Comparison
 
 HERE = Path(__file__).parent
-OPTIMIZER = "optimizer=adamw"
+ARM = "lr=1e-2, optimizer=adamw"
 PARTS = {
     "weights": (
-        (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_gradual(lr=1e-2, {OPTIMIZER})"),
+        (f"one_way({ARM})", f"bidirectional_gradual({ARM})"),
         ("0.8", "0.9", "0.95", "0.98"), "weight", 3,
     ),
+    "scores": (
+        (
+            f"bidirectional_gradual(score=random, {ARM})", f"bidirectional_gradual({ARM})",
+            f"bidirectional_gradual(score=newton_gain, {ARM})", f"bidirectional_gradual(score=wanda, {ARM})",
+            f"bidirectional_gradual(score=gradient, {ARM})", f"bidirectional_gradual(score=saliency, {ARM})",
+        ),
+        ("0.9", "0.98"), "weight", 2,
+    ),
     "width": (
-        (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_structured(lr=1e-2, {OPTIMIZER})"),
-        ("0.5",), "width", 1,
+        (f"one_way({ARM})", f"bidirectional_structured({ARM})"),
+        ("0.5", "0.8"), "width", 3,
     ),
     "layers": (
-        (f"one_way(lr=1e-2, {OPTIMIZER})", f"bidirectional_structured(lr=1e-2, {OPTIMIZER})"),
-        ("0.3",), "layer", 1,
+        (
+            f"one_way(score=taylor, {ARM})", f"one_way(score=oracle, {ARM})",
+            f"bidirectional_structured(score=oracle, cut_score=oracle, {ARM})",
+        ),
+        ("0.3", "0.5"), "layer", 3,
     ),
 }  # fmt: skip
 

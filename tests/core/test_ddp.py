@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from resprout.methods.snumerics.fisher import Fisher
+from resprout.methods.score.fisher import Fisher
 from torch import Tensor, nn
 
 import resprout as rs

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resprout.methods.snumerics.fisher import Fisher
+from resprout.methods.score.fisher import Fisher
 from torch import nn
 
 import resprout as rs

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from resprout.methods.snumerics.fisher import Fisher
+from resprout.methods.score.fisher import Fisher
 from torch import Tensor, nn
 
 import resprout as rs

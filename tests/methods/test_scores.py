@@ -5,7 +5,7 @@ The network is y = w . x with loss (y - 1)^2 / 2, so dL/dw = (y - 1) x, and its 
 
 import pytest
 import torch
-from resprout.methods.snumerics.fisher import Fisher
+from resprout.methods.score.fisher import Fisher
 from torch import nn
 
 from resprout.core import select

@@ -131,12 +131,12 @@ class Row(Granularity):
         counts = counted(scores, keep, allocate, floor, ceiling, prices)[0]
         picks = {}
         for name, score in scores.items():
-            flat = select.dense(score).flatten(1)
+            rows, columns = score.shape[0], score.shape[1:].numel()
             settled = None if scores.settled is None else scores.settled[name].flatten(1)
-            among = torch.ones_like(flat, dtype=torch.bool) if scores.among is None else scores.among[name].flatten(1)
-            have = torch.zeros(len(flat), dtype=torch.int64) if settled is None else settled.sum(1).cpu()
-            rows = by_row(counts[name], have, have + among.sum(1).cpu())
-            chosen = best_of_rows(flat, rows - have, among)
+            among = None if scores.among is None else scores.among[name].flatten(1)
+            have = torch.zeros(rows, dtype=torch.int64) if settled is None else settled.sum(1).cpu()
+            most = have + (columns if among is None else among.sum(1).cpu())
+            chosen = best_of_rows(score, by_row(counts[name], have, most) - have, among)
             picks[name] = (chosen if settled is None else chosen | settled).reshape(score.shape)
         return Masks(picks)
 
@@ -444,7 +444,7 @@ class NM(Granularity):
 
 
 def parse(granularity: "str | Granularity") -> Granularity:
-    """Read `"weight"`, `"row"`, `"channel"`, `"head"`, `"width"`, `"layer"`, `"2:4"` or `"block:4x1"`.
+    """Read `"weight"`, `"row"`, `"channel"`, `"head"`, `"width"`, `"layer"` (priced), `"2:4"` or `"block:4x1"`.
 
     Raises:
         ResproutError: an unknown name or an impossible pattern.
@@ -455,7 +455,7 @@ def parse(granularity: "str | Granularity") -> Granularity:
         return Weight() if granularity == "weight" else Row()
     for kind in (*get_args(Kind), "width"):
         if granularity == kind:
-            return Units(kind)
+            return Units(kind, priced=kind == "layer")  # which are of unlike size, so that all of the small ones would leave
     if match := re.fullmatch(r"(\d+):(\d+)", granularity):
         n, m = map(int, match.groups())
         if 0 < n <= m:

@@ -63,7 +63,7 @@ class Probe:
     Args:
         model: the network, as it stands.
         masks: which of its weights are alive; default all prunable ones.
-        data: a re-iterable of batches (a list, say); needed by scores that look at data.
+        data: a re-iterable of batches (a list, say), or what makes it; needed by scores that look at data.
         loss: `loss(model, batch)` -> a scalar tensor.
         anchor: name -> tensor of the dense network (its `state_dict`), for scores that look back at it.
         seed: of the random scores.
@@ -78,7 +78,7 @@ class Probe:
         self,
         model: nn.Module,
         masks: Masks | None = None,
-        data: Sequence[Any] | None = None,
+        data: Sequence[Any] | Callable[[], Sequence[Any]] | None = None,
         loss: Loss | None = None,
         anchor: Mapping[str, Tensor] | None = None,
         seed: int = 0,
@@ -166,6 +166,8 @@ class Probe:
         """
         if self._data is None or self._loss is None:
             raise ResproutError("this method looks at data: pass data=[batch, ...] and loss=lambda model, batch: ...")
+        if callable(self._data):
+            self._data = self._data()
         if not hasattr(self._data, "__len__"):
             raise ResproutError("data= is read several times: pass a list of batches, not an iterator")
         if len(self._data) == 0:

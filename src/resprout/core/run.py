@@ -160,7 +160,7 @@ class Run:
 
     def probe_with(
         self,
-        data: Sequence[Any] | None = None,
+        data: Sequence[Any] | Callable[[], Sequence[Any]] | None = None,
         loss: Loss | None = None,
         anchor: Mapping[str, Tensor] | None = None,
         live: dict[str, Tensor] | None = None,
@@ -176,13 +176,14 @@ class Run:
         """Return a generator that depends on the run's seed, the steps trained, and `labels`."""
         return torch.Generator().manual_seed(mix(self.seed, self.trained, *labels))
 
+    def samples(self, label: str = "probe") -> list[Any]:
+        """Return `probe_batches` training batches, the same for the same label."""
+        batches = self.task.batches("train", seed=mix(self.seed, label), shard=ranks())
+        return [b for _, b in zip(range(self.probe_batches), batches, strict=False)]
+
     def probe(self, label: str = "probe") -> Probe:
         """Return a probe of the network as it stands, on `probe_batches` training batches (live gradients if any)."""
-        if self.live is not None:
-            return self.probe_with(anchor=self.anchor, live=self.live)
-        batches = self.task.batches("train", seed=mix(self.seed, label), shard=ranks())
-        data = [b for _, b in zip(range(self.probe_batches), batches, strict=False)]
-        probe = self.probe_with(data=data, loss=self.task.loss, anchor=self.anchor)
+        probe = self.probe_with(lambda: self.samples(label), self.task.loss, self.anchor, self.live)
         if self.anchor is not None:  # what is asked of the dense network is asked once
             dense = self._anchor_probes.setdefault(label, probe.at_anchor())
             dense.seed = mix(self.seed, label)  # whenever it is first asked, or a resumed run would differ

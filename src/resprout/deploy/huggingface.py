@@ -238,12 +238,13 @@ def _narrowed(dense: nn.Module, path: Path, side: Mapping[str, Any]) -> nn.Modul
         model = reshape(copy.deepcopy(dense), shape)
     except ResproutError as error:
         raise CheckpointError(f"{path} belongs to another model than dense=: {error}") from error
-    own = model.state_dict(keep_vars=True)
     read = {n: t for file in _weights(path) for n, t in read_safetensors(file)[1].items()}
     try:
         state = {_old_name(n, side["blocks"]): t for n, t in read.items()}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path / SIDE} is damaged: which blocks are left cannot be read") from error
+    state = _given_biases(model, state)
+    own = model.state_dict(keep_vars=True)
     there = {id(own[n]) for n in state if n in own}
     lacks = [n for n, t in own.items() if id(t) not in there and not n.endswith(".constant")]
     odd = [n for n, t in state.items() if n not in own or own[n].shape != t.shape]
@@ -257,6 +258,19 @@ def _narrowed(dense: nn.Module, path: Path, side: Mapping[str, Any]) -> nn.Modul
     with torch.no_grad():
         model.load_state_dict(state, strict=False)
     return model.eval()
+
+
+def _given_biases(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give layers without a bias the one they have in `state`, and return `state` without those that are zero."""
+    found = dict(state)
+    for name in [n for n in state if n.endswith(".bias")]:
+        module: Any = dict(model.named_modules()).get(name.removesuffix(".bias"))
+        if isinstance(module, nn.Linear) and module.bias is None:
+            if bool(found[name].any()):
+                module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0]))
+            else:
+                del found[name]
+    return found
 
 
 def _old_name(name: str, blocks: Mapping[str, list[int]]) -> str:

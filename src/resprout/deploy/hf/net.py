@@ -95,11 +95,38 @@ def gather(model: nn.Module, masks: Masks | None, dtype: torch.dtype | None) -> 
         if id(tensor) not in made:
             made[id(tensor)] = _value(name, tensor, factors.get(id(tensor)), dtype)
         state[name] = made[id(tensor)]
-    config: Any = copy.deepcopy(bare.config)
+    config = with_biases(cls, bare.config, state)
     config.dtype = next(t.dtype for t in state.values() if t.is_floating_point())
     shape = shape_of(bare) or Shape()
     norms = {p: {"of": m.of, "dim": getattr(m, "dim", -1)} for p in shape.norms for m in [_norm(bare, p)]}
     return Net(cls, config, state, shape, norms)
+
+
+def with_biases(cls: Any, config: Any, state: dict[str, Tensor]) -> Any:
+    """Return a copy of the configuration that says the biases which layers were given; others that it says then are zero.
+
+    Args:
+        cls: the model's class.
+        config: its configuration.
+        state: the model's; gets the zeros.
+
+    Raises:
+        ResproutError: it cannot say them.
+    """
+    said: Any = copy.deepcopy(config)
+    wanted = [n for n in state.keys() - sizes(cls, said).keys() if n.endswith(".bias")]
+    for flag in [k for k, v in vars(said).items() if "bias" in k and v is False] if wanted else ():
+        more = copy.deepcopy(said)
+        setattr(more, flag, True)
+        new = sizes(cls, more).keys() - sizes(cls, said).keys()
+        if new & set(wanted):
+            said = more
+            missing = {n: f"{n.removesuffix('bias')}weight" for n in sorted(new - state.keys())}
+            state |= {n: state[w].new_zeros(len(state[w])) for n, w in missing.items() if w in state}
+    lost = sorted(set(wanted) - sizes(cls, said).keys())
+    if lost:
+        raise ResproutError(f"{type(said).__name__} has no field that says {lost[0]!r}: save it with rs.save")
+    return said
 
 
 def _norm(model: nn.Module, path: str) -> Any:

@@ -21,16 +21,15 @@ from ..rule.gradual import Gradual
 from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
 from ..schedule.geometric import Geometric
-from ..score.magnitude import Magnitude
-from ..score.taylor import Taylor
-from ._plan import plan
+from ._plan import plan, usual
 
 
 @dataclass(frozen=True)
 class OneWay(Recipe):
     """From the dense network down through the budgets, the largest first; each has its share of `epochs`.
 
-    Left out, `score` is magnitude and `allocate` is LAMP; of coupled units Taylor and one global ranking (docs/structure.md).
+    Left out, `score` is magnitude and `allocate` is LAMP; of coupled units one global ranking, by Taylor or, of whole layers, by
+    the oracle (docs/structure.md).
     """
 
     epochs: float = 8
@@ -53,9 +52,8 @@ class OneWay(Recipe):
         """Walk."""
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
         lr = Cosine(self.lr, 0.0, warmup=0.05)
-        of_units = isinstance(run.granularity, Units)
-        score = self.score or (Taylor() if of_units else Magnitude())
-        allocate = self.allocate or (Global() if of_units else Lamp())
+        score = usual(run, self.score)
+        allocate = self.allocate or (Global() if isinstance(run.granularity, Units) else Lamp())
         plans = plan(run, budgets, score, allocate, self.floor)
         for budget in reversed(plans):
             total = run.units.total

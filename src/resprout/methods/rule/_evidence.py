@@ -26,4 +26,4 @@ def remember(run: Run) -> None:
 def witness(run: Run) -> Probe:
     """Return a probe whose gradients and Fisher are the running means, and whose anchor is the values at the cut."""
     g, h, v = ({n: run.slots[f"{kind}:{n}"] for n in run.masks} for kind in "ghv")
-    return run.probe_with(anchor=v, live=g, live_fisher=h)
+    return run.probe_with(run.samples, run.task.loss, v, g, h)

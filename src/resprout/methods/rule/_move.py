@@ -20,7 +20,8 @@ def cut(
     prices, units = None if budget is None else budget.prices(run.model, run.masks), run.units
     choose, alive = chooser(run.probe(), score, allocate, floor, prices, run.granularity), units.alive
     if keep is not None:
-        run.set_masks(choose(min(keep, alive)))
+        if keep < alive:  # else nothing need be scored
+            run.set_masks(choose(keep))
     elif budget is not None:
         least = sum(min(floor, count) for count in units.counts.values())
         run.set_masks(budget.keep(run.model, choose, least, alive))

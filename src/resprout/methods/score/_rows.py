@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ...core.masks import PRUNABLE
@@ -48,11 +49,26 @@ def _turn(weight: Tensor, module: nn.Module | None) -> Tensor:
 
 def makers(probe: Probe) -> Iterator[tuple[Group, Slot]]:
     """Yield every place where a group's channels or heads are rows of a prunable weight."""
-    modules, weights = dict(probe.model.named_modules()), set(probe.names)
     for group in (g for g in probe.groups if g.kind != "layer"):
-        for slot in group.slots:
-            if slot.parameter in weights and slot.dim == int(inputs_first(modules.get(owner(slot.parameter)))):
-                yield group, slot
+        for slot in made_by(probe, group):
+            yield group, slot
+
+
+def made_by(probe: Probe, group: Group) -> list[Slot]:
+    """Return where a group's units are rows of prunable weights."""
+    modules, weights = dict(probe.model.named_modules()), set(probe.names)
+    known = [s for s in group.slots if s.parameter in weights]
+    return [s for s in known if s.dim == int(inputs_first(modules.get(owner(s.parameter))))]
+
+
+def alike(probe: Probe) -> list[Group]:
+    """Return the groups whose units one ranking compares: whole layers where they are known, else all; without groups, rows."""
+    if probe.groups:
+        return [g for g in probe.groups if g.kind == "layer"] or list(probe.groups)
+    modules = dict(probe.model.named_modules())
+    dims = {n: int(inputs_first(modules.get(owner(n)))) for n in probe.names}
+    sizes = {n: torch.arange(m.shape[dims[n]])[:, None] for n, m in probe.masks.items()}
+    return [Group(n, "channel", (Slot(n, dims[n], sizes[n]),)) for n in probe.names]
 
 
 def alone(probe: Probe) -> set[str]:
