@@ -35,12 +35,12 @@ from .deploy import encoding
 from .deploy.devices import Device
 from .deploy.devices import device as profile
 from .deploy.file import load, save
-from .deploy.smaller import counted, smaller
+from .deploy.huggingface import has_tokenizer, is_pretrained, save_pretrained
+from .deploy.smaller import counted, held_by, smaller
 from .deploy.target import Target
 from .deploy.timing import Table
 from .deploy.trace import Traced, lower
 from .evaluate.audit._audit import Audit, Auditor
-from .graph.shrink import expand
 from .graph.structure import Structure
 from .graph.trace import trace
 from .methods.recipe.one_way import OneWay
@@ -66,6 +66,7 @@ class Arrival:
     test: float
     steps: int
     file: str | None = None
+    pretrained: str | None = None  # of a network of transformers: the folder that `from_pretrained` takes
     achieved: dict[str, str] = dataclasses.field(default_factory=dict)
     audits: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # name of an audit -> what it found
 
@@ -238,7 +239,7 @@ def fit(
         result = Result.read(folder.path)
         if auditor.audits:
             result = _audited(result, bare, auditor, folder, structured)
-        _take(bare, folder.path / Path(str(result.frontier[-1].file)).name, structured)
+        held_by(folder.path / Path(str(result.frontier[-1].file)).name, bare, structured)
         return result
 
     def start(network: nn.Module, place: store.RunFolder | None) -> Run:
@@ -273,6 +274,9 @@ def fit(
             one_way(other, budgets)
             controls = tuple(_measure(other, "one_way", r, beside, target, auditor, structure) for r in _arrived(other))
         frontier = tuple(_measure(run, _name(chosen), r, folder, target, auditor, structure) for r in _arrived(run))
+        if folder is not None and ranks()[0] == 0 and is_pretrained(bare):
+            frontier, more = _pretrained(frontier, bare, folder, structured)
+            notes += more
         config |= {"recipe": store.configuration(chosen)}
         result = _result(run, dense, frontier, controls, folder, config, notes)
         if folder is not None and ranks()[0] == 0:
@@ -284,11 +288,27 @@ def _keep(result: Result, folder: store.RunFolder) -> None:
     store.write(folder.path / "result.json", json.dumps(dataclasses.asdict(result), indent=1).encode())
 
 
+def _pretrained(
+    frontier: tuple[Arrival, ...], model: nn.Module, folder: store.RunFolder, structured: bool
+) -> tuple[tuple[Arrival, ...], tuple[str, ...]]:
+    """Write what each file holds as a Hugging Face folder beside it too; notes say what cannot be."""
+    home, found, notes = getattr(model, "name_or_path", ""), [], []
+    for a in frontier:
+        small, place = held_by(Path(str(a.file)), model, structured), Path(str(a.file)).with_suffix("")
+        try:
+            save_pretrained(small, place, tokenizer=home if home and has_tokenizer(home) else None, overwrite=True)
+            found.append(dataclasses.replace(a, pretrained=str(place)))
+        except ResproutError as error:  # the file is there
+            found.append(a)
+            notes.append(f"no Hugging Face folder for {a.budget}: {error}")
+    return tuple(found), tuple(notes)
+
+
 def _audited(result: Result, model: nn.Module, auditor: Auditor, folder: store.RunFolder, structured: bool) -> Result:
     """Ask a finished run's networks, read from their files, what has not been asked of them yet."""
 
     def ask(a: Arrival, place: Path, dense: bool = False) -> Arrival:
-        _take(model, place / Path(str(a.file)).name, structured and not dense)
+        held_by(place / Path(str(a.file)).name, model, structured and not dense)
         return dataclasses.replace(a, audits=auditor(model, dense, known=a.audits))
 
     beside = (folder.path / Path(str(a.file)).parent.name for a in result.control)
@@ -377,15 +397,6 @@ def _arrived(run: Run) -> list[dict[str, Any]]:
     return sorted((r for r in run.journal if r["step"] == "Arrive"), key=lambda r: r["alive"])
 
 
-def _take(model: nn.Module, file: Path, structured: bool) -> None:
-    """Give `model` the values of a file; of a smaller network, with zeros where channels have left."""
-    if not structured:
-        load(file, model)
-        return
-    small = load(file, copy.deepcopy(model))
-    model.load_state_dict(expand(small, like=model, zeros=True).state_dict())
-
-
 def _example(model: nn.Module, task: Task) -> Any:
     """One training input, to call the network with."""
     batch = first_tensor(next(iter(task.batches("train"))))[:1]
@@ -420,7 +431,7 @@ def _measure(
         elif ranks()[0] == 0 and structure is not None:
             small, seen = smaller(run.model, run.masks, structure, _example(run.model, run.task), target)
             size = save(path, small, values=values, example=seen.traced, budget=record.get("budget"))
-            _take(run.model, path, structured=True)
+            held_by(path, run.model, structured=True)
     test, began = run.evaluate("test"), time.monotonic()
     audits = auditor(run.model, "point" not in record) if auditor.audits and ranks()[0] == 0 else {}
     if audits:

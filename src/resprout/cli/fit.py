@@ -196,6 +196,8 @@ def summary(page: Console, result: Result) -> None:
     for arrival in result.frontier:
         if arrival.file:
             page.print(f"wrote {_path(result, arrival.file)}", markup=False)
+        if arrival.pretrained:
+            page.print(f"wrote {_path(result, arrival.pretrained)}/, for from_pretrained", markup=False)
     if result.folder is not None:
         page.print(f"wrote {Path(result.folder) / 'result.json'}", markup=False)
         try:

@@ -417,6 +417,13 @@ def _write_rest(path: Path, model: Any, tokenizer: Any) -> None:
         shutil.copyfile(file, path / file.name)
 
 
+def is_pretrained(model: nn.Module) -> bool:
+    """Whether a model is one of transformers; without asking that it be installed."""
+    return any(
+        c.__name__ == "PreTrainedModel" and c.__module__.startswith("transformers.") for c in type(model).__mro__
+    )
+
+
 def has_tokenizer(folder: str | Path) -> bool:
     """Whether a folder holds the files of a tokenizer."""
     return any(any(Path(folder).glob(pattern)) for pattern in TOKENIZER)

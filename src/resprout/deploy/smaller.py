@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from ..core.budget import All, Budget, Nonzero, Sparsity
 from ..core.masks import Masks
 from ..graph.shape import shape_of
-from ..graph.shrink import shrink
+from ..graph.shrink import expand, shrink
 from ..graph.structure import Structure
+from .file import load
 from .latency import Latency
 from .macs import Macs
 from .program import Conv, Linear, Op, Program
@@ -135,3 +138,12 @@ class Smaller(Budget):
     def on(self, target: Any) -> Smaller:
         """The same for another file or device."""
         return replace(self, target=target)
+
+
+def held_by(file: Path, model: nn.Module, structured: bool) -> nn.Module:
+    """Give `model` the values of a file, of a smaller network with zeros where units have left; return what the file holds."""
+    if not structured:
+        return load(file, model)
+    small = load(file, copy.deepcopy(model))
+    model.load_state_dict(expand(small, like=model, zeros=True).state_dict())
+    return small

@@ -73,6 +73,8 @@ def lower(model: nn.Module, example: Any) -> Traced:
     if example.dim() not in (2, 4) or not example.numel():
         shapes = "(N, channels, height, width) or (N, features)"
         raise TraceError(f"example must be {shapes} and not empty, got {describe(example)}")
+    if example.dtype in (torch.int32, torch.int64):
+        raise TraceError(f"the inputs are whole numbers, {describe(example)}, and a program reads floating-point ones")
     tracer = _Tracer(export(model, example), model)
     try:
         output = tracer.walk()

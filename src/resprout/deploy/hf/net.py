@@ -97,6 +97,8 @@ def gather(model: nn.Module, masks: Masks | None, dtype: torch.dtype | None) -> 
         state[name] = made[id(tensor)]
     config = with_biases(cls, bare.config, state)
     config.dtype = next(t.dtype for t in state.values() if t.is_floating_point())
+    if getattr(config, "use_cache", True) is False:  # off while a network is trained; whoever generates wants it
+        config.use_cache = True
     shape = shape_of(bare) or Shape()
     norms = {p: {"of": m.of, "dim": getattr(m, "dim", -1)} for p in shape.norms for m in [_norm(bare, p)]}
     return Net(cls, config, state, shape, norms)
