@@ -29,7 +29,7 @@ from .core.probe import first_tensor, to_device
 from .core.roles import selectable
 from .core.run import Report, Run, ranks
 from .core.steps import Mark, Search
-from .core.task import Task
+from .core.task import Task, suited
 from .core.train import Optimizer, Train
 from .deploy import encoding
 from .deploy.devices import Device
@@ -138,7 +138,7 @@ def fit(
     granularity: str | Granularity = "weight",
     epochs: float | None = None,
     dense_epochs: float = 0,
-    dense_lr: float = 0.1,
+    dense_lr: float | None = None,
     control: bool = False,
     curve: bool = True,
     seed: int = 0,
@@ -168,7 +168,7 @@ def fit(
             the files hold the smaller network.
         epochs: of the recipe; default its own.
         dense_epochs: train the dense network first (0: it is trained already).
-        dense_lr: peak learning rate of that.
+        dense_lr: peak learning rate of that; default what suits the task, of images 0.1.
         control: also walk one way ("one_way", gradual) from the same dense network, with as many optimizer steps.
         curve: first measure the one-way curve and find its cliff (a few short tries on forks, counted as `searched`).
         seed: of everything random.
@@ -199,6 +199,8 @@ def fit(
             raise ResproutError(f"epochs must be above 0, got {epochs:g}; dense_epochs=0 is for a trained network")
         chosen = dataclasses.replace(chosen, epochs=epochs)
     bare = unwrap(model)
+    chosen, optimizer = suited(chosen, task, bare), task.suits(bare).get("optimizer", Optimizer())
+    rate: float = dense_lr or task.suits(bare).get("lr", 0.1)
     auditor = Auditor(catalog.audits(audit), task, seed)
     wanted = prunable(bare, targets, ignore)  # units reach into layers that are not wanted themselves
     masks = Masks.dense(bare) if structured else Masks.dense(bare, targets, ignore)
@@ -209,7 +211,7 @@ def fit(
         "prunable": hashlib.sha256("\n".join(wanted).encode()).hexdigest()[:16],
         "task": repr(task),
         "budgets": [str(b) for b in budgets],
-        "dense": [dense_epochs, dense_lr] if dense_epochs else [],
+        "dense": [dense_epochs, rate] if dense_epochs else [],
         "seed": seed,
         "precision": precision,
         "curve": curve,
@@ -257,7 +259,7 @@ def fit(
         run.do(Mark("start"))
         if dense_epochs:
             steps = max(1, round(dense_epochs * task.steps_per_epoch))
-            run.do(Train(steps, Cosine(dense_lr, 0.0, warmup=0.1), Optimizer(), looks=10, best=True))
+            run.do(Train(steps, Cosine(rate, 0.0, warmup=0.1), optimizer, looks=10, best=True))
         dense_record = run.do(Mark("dense"))
         if curve:
             run.do(Search(OneWayCurve()))
@@ -268,6 +270,9 @@ def fit(
             twin = copy.deepcopy(bare)
             twin.load_state_dict(run.tensors_at("dense"))
             one_way = OneWay(epochs=(run.trained - dense_record["trained"]) / task.steps_per_epoch)
+            same = {k: getattr(chosen, k) for k in ("lr", "optimizer") if hasattr(chosen, k)}
+            said = {k: v for k, v in same.items() if v != getattr(type(chosen), k, None)}
+            one_way = dataclasses.replace(suited(one_way, task, bare), **said)
             beside = None if folder is None else store.RunFolder(folder.path, "control", {"recipe": repr(one_way)})
             other = start(twin, beside)
             other.do(Mark("dense"))

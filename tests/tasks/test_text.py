@@ -12,6 +12,10 @@ import resprout as rs
 from resprout import find
 from resprout.core.errors import ResproutError
 from resprout.core.run import Run
+from resprout.core.task import suited
+from resprout.core.train import Optimizer
+from resprout.methods.recipe.one_way import OneWay
+from resprout.tasks.digits import digits
 from resprout.tasks.text import Text, text
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -138,6 +142,14 @@ def test_a_run_trains_on_text(folder):
     result = rs.fit(model, made, 0.5, epochs=2, out=None, curve=False, precision="fp32")
     assert result.frontier[0].validation > 1.5 * before
     assert 0 < result.frontier[0].test <= 1
+
+
+def test_recipes_have_what_suits_text_unless_something_else_is_said(task):
+    small, large = torch.nn.Linear(1000, 260, bias=False), torch.nn.Linear(100_000, 260, bias=False, device="meta")
+    assert suited(OneWay(), task, small) == OneWay(lr=3e-3, optimizer=Optimizer("adamw"))
+    assert suited(OneWay(), task, large).lr == 3e-4
+    assert suited(OneWay(lr=0.5, epochs=3), task, small) == OneWay(lr=0.5, epochs=3, optimizer=Optimizer("adamw"))
+    assert suited(OneWay(), digits(), small) == OneWay()
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import is_dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -54,6 +54,20 @@ class Task(ABC):
     @abstractmethod
     def steps_per_epoch(self) -> int:
         """Batches in one epoch of "train"."""
+
+    def suits(self, model: nn.Module) -> Mapping[str, Any]:
+        """Return fields of a recipe, such as `lr` and `optimizer`, whose defaults (made for images) do not suit this task."""
+        return {}
+
+
+Recipe = TypeVar("Recipe")
+
+
+def suited(recipe: Recipe, task: Task, model: nn.Module) -> Recipe:
+    """Return a recipe with what suits the task wherever it has its defaults."""
+    given: Any = recipe
+    left = {f.name for f in fields(given) if getattr(given, f.name) == f.default}
+    return replace(given, **{k: v for k, v in task.suits(model).items() if k in left})
 
 
 def samples(task: Task, why: str) -> tuple[Tensor, Tensor]:

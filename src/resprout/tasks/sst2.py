@@ -24,6 +24,7 @@ from ..core.store import checksum, write
 from ..core.task import SPLITS, Split, Task
 from ..evaluate.perplexity import logits_of, read
 from .arrays import classified
+from .text import adamw
 
 Pair = tuple[Tensor, Tensor]
 VOCABULARY, LENGTH = 8000, 64
@@ -51,6 +52,10 @@ class Sentences(Task):
     test: Pair
     batch_size: int = 64
     name: str = "sentences"
+
+    def suits(self, model: nn.Module) -> dict[str, Any]:
+        """As of language models."""
+        return adamw(model)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
