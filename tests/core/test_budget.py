@@ -199,3 +199,15 @@ def test_all_limits_are_met_and_one_of_them_to_the_last_weight():
         assert list(budget.achieved(model, masks)) == text.split(", ")
     with pytest.raises(rs.BudgetError, match=r"100B: .* bytes are biases"):
         Budget.parse("100B, 20 nonzero").keep(model, choose, 0, 2400)
+
+
+def test_units_that_fit_beside_the_best_come_in_though_a_dear_one_before_them_does_not():
+    sizes = {"a": 5, "b": 4, "c": 1, "d": 3, "e": 1}  # in their order
+    model = nn.ParameterDict({n: torch.ones(size, 1) for n, size in sizes.items()})
+
+    def choose(count: int) -> rs.Masks:
+        return rs.Masks({n: torch.full((size, 1), i < count) for i, (n, size) in enumerate(sizes.items())})
+
+    assert Nonzero(7).keep(model, choose, 0, 5).counts == {"a": 5, "b": 0, "c": 1, "d": 0, "e": 1}
+    assert Nonzero(9).keep(model, choose, 0, 5).counts == {"a": 5, "b": 4, "c": 0, "d": 0, "e": 0}
+    assert Nonzero(13).keep(model, choose, 1, 5).counts == {"a": 5, "b": 4, "c": 1, "d": 3, "e": 0}

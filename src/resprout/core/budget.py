@@ -19,6 +19,7 @@ from .errors import BudgetError, check_sparsity
 from .masks import Masks
 
 EXAMPLES = "'64KiB', '12k nonzero', '5M macs', '256KiB flash', '96KiB ram', '1.5ms' or a sparsity such as '0.98'"
+FEW = 64  # units that are tried one by one
 NEAR = 0.99  # a budget is met exactly if this much of it is used
 
 
@@ -127,6 +128,8 @@ class Budget(ABC):
     def keep(self, model: nn.Module, choose: Callable[[int], Masks], low: int, high: int) -> Masks:
         """Return the masks with the most weights alive, within [low, high], that keep the limit.
 
+        Where few units are left out (whole layers), those that would still fit beside the best come in too, in their order.
+
         Args:
             model: the network.
             choose: weights alive -> masks; more must cost more.
@@ -141,7 +144,7 @@ class Budget(ABC):
         most = choose(high)
         if self.met(ceiling := self.cost(model, most)):
             return most
-        best = least
+        best, top = least, high
         while high - low > 1:  # low keeps the limit, high does not
             # Costs are nearly linear in the weights: guess by the line through both ends, and look just above.
             rest, span = 1 - self.share(cost), self.share(ceiling) - self.share(cost)
@@ -154,6 +157,17 @@ class Budget(ABC):
                         low, cost, best = step, value, trial
                     else:
                         high, ceiling = step, value
+        return self._packed(model, choose, best, range(high, top + 1)) if top - low <= FEW else best
+
+    def _packed(self, model: nn.Module, choose: Callable[[int], Masks], best: Masks, counts: range) -> Masks:
+        """Add to `best` what `choose` adds next, where it fits; the first, which does not, is passed over."""
+        before = choose(counts[0])
+        for count in counts[1:]:
+            after = choose(count)
+            more = best | (after - before)
+            if self.met(self.cost(model, more)):
+                best = more
+            before = after
         return best
 
     def check(self, model: nn.Module, masks: Masks) -> float:
