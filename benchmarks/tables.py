@@ -292,16 +292,12 @@ def there_and_back(part: str) -> str:
         gap = line["against"]
         against = f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
         each = f"{100 * line['test'][0]:.2f}"
-        cells = [
-            line["asked"],
-            f"`{line['arm'].split('(')[0]}`",
-            f"{statistics.mean(values):.2f}{spread}",
-            each,
-            against,
-        ]
+        asked = f"{line['asked']}" + (f" ({line['sparsity']:.3f})" if line["sparsity"] - float(line["asked"]) > 1e-3 else "")
+        arm = re.sub(r"(, )?lr=1e-2, optimizer=adamw", "", line["arm"]).replace("()", "")
+        cells = [asked, f"`{arm}`", f"{statistics.mean(values):.2f}{spread}", each, against]
         rows.append([*cells, line["verdict"] or "", f"{size / 1024:.0f} KiB", str(line["seeds"])])
     head = [
-        "sparsity",
+        "sparsity (reached)",
         "arm",
         f"perplexity (dense {found['dense']:.2f})",
         "likelihood, %",
@@ -316,6 +312,11 @@ def there_and_back(part: str) -> str:
 def language_weights() -> str:
     """Weights."""
     return there_and_back("weights")
+
+
+def language_scores() -> str:
+    """What says which dead weights come back."""
+    return there_and_back("scores")
 
 
 def language_width() -> str:

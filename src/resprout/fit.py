@@ -86,12 +86,13 @@ class Result:
     selected_on: str
     folder: str | None
     config: dict[str, Any]
+    metric: str = "accuracy"
     notes: tuple[str, ...] = ()
     journal: list[dict[str, Any]] = dataclasses.field(repr=False, default_factory=list)
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy at the largest budget."""
+        """Test accuracy (or what `metric` names) at the largest budget."""
         return self.frontier[-1].test
 
     @property
@@ -489,6 +490,7 @@ def _result(
         selected_on=run.chooses_on,
         folder=None if folder is None else str(folder.path),
         config=config,
+        metric=run.task.metric,
         notes=notes,
         journal=run.journal,
     )

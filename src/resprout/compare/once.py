@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Once(Task):
     def steps_per_epoch(self) -> int:
         """The task's."""
         return self.task.steps_per_epoch
+
+    def suits(self, model: nn.Module) -> Mapping[str, Any]:
+        """As of the task."""
+        return self.task.suits(model)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The task's metrics; of a classification of arrays they follow from what the network says of each sample."""

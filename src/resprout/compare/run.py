@@ -57,7 +57,12 @@ def run(cell: Cell, root: Path) -> dict[str, Any]:
     if said is not None:
         said.save(folder / "outputs.safetensors")
         facts |= {"test_loss": said.loss, "calibration_error": said.calibration_error()}
-    facts |= {"arm": cell.arm.label if cell.arm else "dense", "asked": cell.budget, "seed": cell.seed}
+    facts |= {
+        "metric": task.metric,
+        "arm": cell.arm.label if cell.arm else "dense",
+        "asked": cell.budget,
+        "seed": cell.seed,
+    }
     facts |= {"seconds": round(watch.seconds, 1), "threads": torch.get_num_threads()}
     facts |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
     facts |= {"settings": dataclasses.asdict(s)}

@@ -97,8 +97,8 @@ def over_sparsity(gathered: Gathered) -> Figure:
     drawn = [x for t in traces for x in t["x"]]
     traces += _dense(gathered, errors, (1.3, min(drawn, default=0.01) / 2))
     layout = {"xaxis": sparsities(min(1.0, max(drawn) * 1.2), min(drawn), gathered.budgets)}
-    layout |= {"yaxis": errors.axis("test accuracy"), "height": 480}
-    return Figure("Test accuracy over sparsity", traces, layout, _told(gathered, "sparser to the right"))
+    layout |= {"yaxis": errors.axis(f"test {gathered.metric}"), "height": 480}
+    return Figure(f"Test {gathered.metric} over sparsity", traces, layout, _told(gathered, "sparser to the right"))
 
 
 def over_bytes(gathered: Gathered) -> Figure:
@@ -113,8 +113,8 @@ def over_bytes(gathered: Gathered) -> Figure:
         "range": [math.log10(high * 1.15), math.log10(low / 1.15)],
         "tickvals": ticks, "ticktext": [size(n) for n in ticks],
     }  # fmt: skip
-    layout = {"xaxis": axis, "yaxis": errors.axis("test accuracy"), "height": 480}
-    return Figure("Test accuracy over bytes", traces, layout, _told(gathered, "smaller files to the right"))
+    layout = {"xaxis": axis, "yaxis": errors.axis(f"test {gathered.metric}"), "height": 480}
+    return Figure(f"Test {gathered.metric} over bytes", traces, layout, _told(gathered, "smaller files to the right"))
 
 
 def size(count: float) -> str:
@@ -206,7 +206,7 @@ def _curves(
             mean, deviation = spread(tests)
             whiskers = errors.whiskers(mean, deviation if deviation == deviation else 0.0)
             x = aside * sum(place(r) for _, r in seeds) / len(seeds)
-            points.append((x, mean, whiskers, _said(arm, budget, seeds, mean, deviation)))
+            points.append((x, mean, whiskers, _said(gathered.metric, arm, budget, seeds, mean, deviation)))
         points.sort(key=lambda p: -p[0])
         colour, mark, dash = style(i)
         traces.append(
@@ -225,7 +225,7 @@ def _curves(
     return [t for t in traces if t["x"]], errors
 
 
-def _said(arm: str, budget: str, seeds: Found, mean: float, deviation: float) -> str:
+def _said(metric: str, arm: str, budget: str, seeds: Found, mean: float, deviation: float) -> str:
     """What is read when one hovers over a point."""
     rows = [r for _, r in seeds]
     both = f"{percent(mean)} ± {100 * deviation:.2f}" if deviation == deviation else percent(mean)
@@ -233,7 +233,7 @@ def _said(arm: str, budget: str, seeds: Found, mean: float, deviation: float) ->
     weight = sum(float(r["bytes"]) for r in rows) / len(rows)
     each = ", ".join(f"{100 * r['test']:.2f}" for r in rows)
     return (
-        f"<b>{plain(arm)}</b>, asked {plain(asked(budget))}<br>test accuracy {both}<br>seeds: {each}"
+        f"<b>{plain(arm)}</b>, asked {plain(asked(budget))}<br>test {metric} {both}<br>seeds: {each}"
         f"<br>sparsity {percent(achieved)}, {size(weight)}"
     )
 
@@ -244,7 +244,7 @@ def _dense(gathered: Gathered, errors: Errors, ends: tuple[float, float]) -> lis
     if not tests:
         return []
     mean, deviation = spread(tests)
-    said = f"<b>dense</b><br>test accuracy {percent(mean)}" + (
+    said = f"<b>dense</b><br>test {gathered.metric} {percent(mean)}" + (
         f" ± {100 * deviation:.2f}" if deviation == deviation else ""
     )
     steps = [ends[0] * (ends[1] / ends[0]) ** (k / 24) for k in range(25)]  # points to hover over
@@ -268,4 +268,4 @@ def _told(gathered: Gathered, direction: str) -> str:
     bars = "bars are one standard deviation over seeds, side by side where they would overlap"
     if max(line.seeds for line in lines) == 1:
         bars = "of one seed, so without a spread"
-    return f"One line per arm, {direction}; {bars}. Accuracies reach from {low} to {high}.{dense}"
+    return f"One line per arm, {direction}; {bars}. Test {gathered.metric} reaches from {low} to {high}.{dense}"

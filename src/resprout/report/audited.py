@@ -68,11 +68,11 @@ def story(file: Path) -> Story:
     accuracies = ", ".join(f"{label} {100 * a.test:.2f} %" for label, a in known.items())
     facts = Facts([(label, f"{100 * a.test:.2f} %") for label, a in known.items()], big=True)
     more = Text(
-        "Test accuracy of the networks that were audited; all questions are asked of test data, once, in the end."
+        f"Test {result.metric} of the networks that were audited; all questions are asked of test data, once, in the end."
     )
     config = Code("Configuration", json.dumps(result.config, indent=1))
     return Story(
-        "run", file.resolve().parent.name, f"Test accuracy: {accuracies}.", (), [facts, more, config], sections
+        "run", file.resolve().parent.name, f"Test {result.metric}: {accuracies}.", (), [facts, more, config], sections
     )
 
 

@@ -60,6 +60,11 @@ class Gathered:
         """The summary."""
         return self.comparison.lines
 
+    @cached_property
+    def metric(self) -> str:
+        """What is measured, of which higher is better."""
+        return str(next(iter(self.rows.values())).get("metric", "accuracy"))
+
     @property
     def baseline(self) -> str:
         """The arm that others are compared with."""

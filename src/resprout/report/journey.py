@@ -48,12 +48,15 @@ def path(gathered: Gathered, arm: str, budget: str) -> Figure:
     marks = sorted(((s, *rest) for s, *rest in lines if s is not None), key=lambda mark: mark[0])
     layout = {
         "xaxis": sparsities(1.0, max(1e-6, 1 - sparsest)),
-        "yaxis": errors.axis("validation accuracy"), "height": 480, "hovermode": "closest",
+        "yaxis": errors.axis(f"validation {gathered.metric}"), "height": 480, "hovermode": "closest",
         "shapes": [_line(1 - s, colour, dash) for s, _, colour, dash in marks],
         "annotations": [_name(1 - s, name, colour, i) for i, (s, name, colour, _) in enumerate(marks)],
     }  # fmt: skip
     return Figure(
-        f"The way of {arm} to {asked(budget)}", traces, layout, _words(arm, budget, cliff, stump, ways, curve)
+        f"The way of {arm} to {asked(budget)}",
+        traces,
+        layout,
+        _words(gathered.metric, arm, budget, cliff, stump, ways, curve),
     )
 
 
@@ -112,6 +115,7 @@ def _name(x: float, text: str, colour: str, level: int) -> dict[str, Any]:
 
 
 def _words(
+    metric: str,
     arm: str,
     budget: str,
     cliff: float | None,
@@ -123,10 +127,10 @@ def _words(
     ends = [d["path"][-1][2] for _, d in ways]
     mean = percent(sum(ends) / len(ends), 1)
     said = [
-        f"{arm} falls to {percent(low, 1)} on its way, in its worst seed, and ends at {mean} validation accuracy, in the mean."
+        f"{arm} falls to {percent(low, 1)} on its way, in its worst seed, and ends at {mean} validation {metric}, in the mean."
     ]
     if len(ways) == 1:
-        said = [f"{arm} falls to {percent(low, 1)} on its way and ends at {mean} validation accuracy."]
+        said = [f"{arm} falls to {percent(low, 1)} on its way and ends at {mean} validation {metric}."]
     if stump is not None:
         said.append(f"It cuts to a stump of {percent(stump)} and grows back.")
     else:
@@ -147,7 +151,13 @@ def losses(gathered: Gathered, budget: str) -> Figure:
 
 def validations(gathered: Gathered, budget: str) -> Figure:
     """Return the validation accuracy of every recipe over its steps."""
-    return _curves(gathered, budget, "Validation accuracy while training", "validation accuracy", validation=True)
+    return _curves(
+        gathered,
+        budget,
+        f"Validation {gathered.metric} while training",
+        f"validation {gathered.metric}",
+        validation=True,
+    )
 
 
 def _curves(gathered: Gathered, budget: str, title: str, y: str, *, validation: bool) -> Figure:

@@ -156,7 +156,7 @@ def _axes(ax: Axes, result: dict[str, Any]) -> None:
     ax.set_xticks([], minor=True)
     _errors(ax, [v for _, v in points])
     ax.set_xlabel("sparsity: prunable weights that are zero", color=INK)
-    ax.set_ylabel("validation accuracy", color=INK)
+    ax.set_ylabel(f"validation {result.get('metric', 'accuracy')}", color=INK)
     total = _total(result)
     top = ax.secondary_xaxis("top", functions=(lambda d: np.asarray(d) * total, lambda n: np.asarray(n) / total))
     counts = [n for p in range(10) for n in (10**p, 3 * 10**p) if total * end <= n <= 1.1 * total]
@@ -269,5 +269,6 @@ def _words(whole: Figure, ax: Axes, result: dict[str, Any]) -> None:
     tests = [("dense", [result["dense"]]), ("regrown", result["frontier"]), ("one-way", result["control"])]
     said = [f"{name} " + ", ".join(f"{100 * a['test']:.2f} %" for a in which) for name, which in tests if which]
     whole.suptitle(f"Cut past the cliff, regrown to {asked}", x=0.012, ha="left", fontsize=14, color=INK)
-    label = "test accuracy (SELECTED ON TEST):  " if result.get("selected_on") == "test" else "test accuracy:  "
+    warned = " (SELECTED ON TEST)" if result.get("selected_on") == "test" else ""
+    label = f"test {result.get('metric', 'accuracy')}{warned}:  "
     ax.set_title(label + "  ·  ".join(said), loc="left", fontsize=10, color=INK)

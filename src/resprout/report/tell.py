@@ -197,7 +197,8 @@ def _table(g: Gathered) -> Section:
     note = (
         f"Means ± one standard deviation over seeds. {chosen} Steps are those of "
         "the optimizer, fewest to most of the seeds, and time is the wall time of a cell, its evaluation included. "
-        f"Differences are points of test accuracy against {g.baseline} with a 95 % interval; “not shown” is where it holds zero."
+        f"Differences are points of test {g.metric} against {g.baseline} with a 95 % interval; “not shown” is where it "
+        "holds zero."
     )
     return Section("Numbers", "All numbers", (_listing("Every arm at every budget", rows, marks, g.baseline, note),))
 
@@ -221,9 +222,7 @@ def _controls(g: Gathered) -> Section | None:
     if differences:
         title = "Difference of each control to the arm that it is of"
         parts.append(_intervals(differences, title, ("arm better", "control better")))
-    note = (
-        "Points of test accuracy against the arm in brackets, with a 95 % interval: “better” is where the control is."
-    )
+    note = f"Points of test {g.metric} against the arm in brackets, with a 95 % interval: “better” is where the control is."
     parts.append(_listing("Every control at every budget", rows, marks, "its arm", note))
     lead = (
         "A control takes what an arm has found and starts again from new random weights. It trains as long as the dense "
