@@ -181,6 +181,16 @@ def test_js_is_at_most_the_logarithm_of_two():
         assert 0 <= float(js(some(0, scale), some(1, scale))) <= math.log(2) + 1e-6
 
 
+@pytest.mark.parametrize("of", [kl, js])
+def test_words_that_are_forbidden_to_both_say_nothing(of):
+    p, q = torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
+    never = torch.full((1, 1), -math.inf)
+    found = of(torch.cat([p, never], 1), torch.cat([q, never], 1))
+    assert found.item() == pytest.approx(of(p, q).item())
+    found.backward()
+    assert torch.isfinite(q.grad).all()  # pyright: ignore[reportArgumentType]
+
+
 def test_golden_values():
     p, q = torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.25, 0.25, 0.5]).log()
     assert float(kl(p, q)) == pytest.approx(0.25 * math.log(2), rel=1e-6)

@@ -26,13 +26,13 @@ def kl(reference: Tensor, logits: Tensor, temperature: float = 1.0, top: int | N
         reference, at = reference.topk(top, dim=-1)
         logits = logits.gather(-1, at)
     p, q = F.log_softmax(reference, -1), F.log_softmax(logits, -1)
-    return (p.exp() * (p - q)).sum(-1).mean()
+    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1).mean()  # what is impossible says nothing
 
 
 def js(reference: Tensor, logits: Tensor) -> Tensor:
     """Return the Jensen-Shannon divergence in nats of the softmax of both: symmetric, between 0 and ln 2."""
     p, q = F.log_softmax(reference.float(), -1), F.log_softmax(logits.float(), -1)
-    apart = (q - p).clamp(-80, 80)  # log(p / middle) by expm1 and log1p, exact where both are alike
+    apart = (q - p).nan_to_num(0.0).clamp(-80, 80)  # log(p / middle) by expm1 and log1p, exact where both are alike
     to_p, to_q = -torch.log1p(torch.expm1(apart) / 2), -torch.log1p(torch.expm1(-apart) / 2)
     return (p.exp() * to_p + q.exp() * to_q).sum(-1).mean() / 2
 
