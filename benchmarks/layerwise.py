@@ -4,16 +4,18 @@ r"""Large language models block by block: memory against loading the whole, and 
     taskset -c 1 python benchmarks/layerwise.py
 
 `memory` writes a randomly initialised Llama of TinyLlama's form in shards, then prunes it from folder to folder and, in another
-process, as a whole in memory; peak resident memory is the operating system's. What 70 billion take is arithmetic.
+process, as a whole in memory; peak resident memory is the operating system's, and a process beside it looks every 5 ms how much
+of that is anonymous and how much is pages of files. What 70 billion take is arithmetic.
 
 `speed` prunes one block of that form and times, in one run and taking turns: ours; a plain transcription of the published
 procedure (one hook and one matrix for every layer, as the authors' procedure goes); and the floor, which is the two forward
-passes and the matrix products (for SparseGPT also the Cholesky factors) that no implementation can do without.
+passes and for SparseGPT the matrix products and the triangular factors that no implementation can do without.
 """
 
 import argparse
 import copy
 import json
+import os
 import platform
 import resource
 import shutil
@@ -32,6 +34,7 @@ from resprout.core.masks import Masks
 from resprout.deploy.timing import processor
 from resprout.layerwise.prune import Cut, prune_blocks, prune_folder
 from resprout.layerwise.walk import Block, Call, advance, calls, find_blocks
+from resprout.numerics.curvature import factor
 
 HERE = Path(__file__).parent
 FORM = {
@@ -85,6 +88,8 @@ def batches(samples: int, length: int) -> list[Tensor]:
 
 def one(way: str, method: str, work: Path, samples: int, length: int) -> None:
     """Prune in this process, and print what it took."""
+    watch = subprocess.Popen([sys.executable, "-c", WATCH, str(os.getpid())], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)  # fmt: skip
     began, (score, solver) = time.perf_counter(), METHODS[method]
     if way == "folder":
         shutil.rmtree(work / f"out-{method}", ignore_errors=True)  # or it would go on where an earlier run was stopped
@@ -97,7 +102,7 @@ def one(way: str, method: str, work: Path, samples: int, length: int) -> None:
         model = AutoModelForCausalLM.from_pretrained(work / "dense")
         prune_blocks(model, 0.5, data=batches(samples, length), score=score, solver=solver)
     took = {"seconds": time.perf_counter() - began, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    print(json.dumps(took))
+    print(json.dumps(took | json.loads(watch.communicate("enough")[0])))
 
 
 def memory(work: Path, samples: int, length: int) -> dict:
@@ -118,10 +123,23 @@ def memory(work: Path, samples: int, length: int) -> dict:
     return {"tokens": samples * length, "idle": idle, "lines": lines, "arithmetic": forms}
 
 
+# Python with all that is imported to make such a model, and no model.
 IDLE = (
-    "import resource, torch, transformers, resprout.layerwise.prune as p; "
+    "import resource, torch, resprout.layerwise.prune; from transformers import AutoModelForCausalLM, LlamaForCausalLM; "
     "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 )
+
+# The most that another process has had of each kind of memory, in bytes, until told that it is enough.
+WATCH = """
+import json, select, sys
+most = {"RssAnon": 0, "RssFile": 0}
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    for line in open(f"/proc/{sys.argv[1]}/status"):
+        key, _, value = line.partition(":")
+        if key in most:
+            most[key] = max(most[key], 1024 * int(value.split()[0]))
+print(json.dumps({"anonymous": most["RssAnon"], "mapped": most["RssFile"]}))
+"""
 
 
 def parts(form: dict, samples: int, length: int) -> dict[str, int]:
@@ -198,7 +216,7 @@ def by_columns(w: Tensor, h: Tensor, run: int = 128) -> Tensor:
 
 
 def floor(block: Block, method: str) -> None:
-    """The forward passes; for SparseGPT also one matrix for each input, its factors, and the products that carry errors on."""
+    """The forward passes; for SparseGPT also one matrix for each input, its factor, and the products that carry errors on."""
     for call in block.calls:
         block.run(call)
         block.run(call)
@@ -211,9 +229,10 @@ def floor(block: Block, method: str) -> None:
         for call in block.calls:
             x = call.hidden.reshape(-1, d).float()
             x = x if width == d else x.repeat(1, -(-width // d))[:, :width].contiguous()
-            h.addmm_(x.t(), x)
+            for a in range(0, width, 512):  # it is symmetric
+                h[a : a + 512, a:].addmm_(x[:, a : a + 512].t(), x[:, a:])
         h.diagonal().add_(h.diagonal().mean())
-        u = torch.linalg.solve_triangular(torch.linalg.cholesky(h), torch.eye(width), upper=False).t()
+        u = factor(h)
         for rows in outputs:
             w, errors = torch.zeros(rows, width), torch.zeros(rows, 128)
             for a in range(0, width - 128, 128):

@@ -309,6 +309,18 @@ def there_and_back(part: str) -> str:
     return table(head, rows)
 
 
+def language_regrow() -> str:
+    """There and back without training: perplexity by what says which weights return, and in how many rounds."""
+    found: dict[tuple[str, ...], dict[float, float]] = {}
+    for line in read("language_regrow")["lines"]:
+        back = line["way"] not in ("Wanda, one cut", "stump")
+        way = f"`{line['way']}`, {line['rounds']} round{'s' * (line['rounds'] > 1)}" if back else line["way"]
+        found.setdefault((way, f"{line['stump']:g}" if "stump" in line else ""), {})[line["sparsity"]] = line["perplexity"]
+    columns = sorted({s for cells in found.values() for s in cells})
+    rows = [[*key, *(f"{cells[s]:.2f}" if s in cells else "" for s in columns)] for key, cells in found.items()]
+    return table(["what returns", "stump", *(f"{100 * s:.0f} %" for s in columns)], rows)
+
+
 def language_weights() -> str:
     """Weights."""
     return there_and_back("weights")

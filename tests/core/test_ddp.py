@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from resprout.methods.score.fisher import Fisher
 from torch import Tensor, nn
 
 import resprout as rs
@@ -29,6 +28,7 @@ from resprout.methods.allocate.global_ import Global
 from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.fill.kaiming import Kaiming
 from resprout.methods.schedule.linear import Linear
+from resprout.methods.score.fisher import Fisher
 from resprout.methods.score.random import Random
 from resprout.methods.score.saliency import Saliency
 from resprout.methods.score.taylor import Taylor

@@ -5,6 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resprout.core import select
+from resprout.core.choose import best_of_rows, by_row
 from resprout.core.errors import ResproutError
 from resprout.core.granularity import NM, Row, Weight, parse
 from resprout.core.kinds import Scores
@@ -56,6 +58,62 @@ def test_rows_are_equal_within_what_lives_and_nest(rows, columns, seed, data):
     fewer = Row().choose(Scores({"w": -score}, some), few // 2, Uniform())
     assert fewer <= some
     assert fewer.alive == few // 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9), st.data())
+def test_rows_get_what_equal_wishes_get(bounds, data):
+    lower, upper = torch.tensor([min(b) for b in bounds]), torch.tensor([max(b) for b in bounds])
+    keep = data.draw(st.integers(int(lower.sum()), int(upper.sum())))
+    names = range(len(bounds))
+    low, high = (dict(zip(names, b.tolist(), strict=True)) for b in (lower, upper))
+    assert by_row(keep, lower, upper).tolist() == list(
+        select.apportion(dict.fromkeys(names, 1.0), keep, low, high).values()
+    )
+    for wrong in (int(lower.sum()) - 1, int(upper.sum()) + 1):
+        with pytest.raises(ResproutError, match="rows that hold"):
+            by_row(wrong, lower, upper)
+
+
+def sorted_rows(scores, counts, among):
+    """The definition: a stable sort of each row, position deciding ties."""
+    chosen = torch.zeros_like(among)
+    for row, (score, count, may) in enumerate(zip(scores, counts.tolist(), among, strict=True)):
+        order = score.float().masked_fill(~may, -torch.inf).argsort(descending=True, stable=True)
+        chosen[row, order[:count]] = True
+    return chosen
+
+
+@given(st.integers(1, 12), st.integers(1, 40), st.sampled_from([1, 3, 1000]), st.integers(0, 10**6), st.booleans())
+def test_the_best_of_each_row_are_those_of_a_stable_sort(rows, columns, levels, seed, some):
+    g = torch.Generator().manual_seed(seed)
+    scores = (torch.randn(rows, columns, generator=g) * levels).round() / levels
+    among = torch.rand(rows, columns, generator=g) < (0.7 if some else 2)
+    counts = (torch.rand(rows, generator=g) * (among.sum(1) + 1)).long()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "CHUNK", 64)  # a few rows at a time
+        assert torch.equal(best_of_rows(scores, counts, among), sorted_rows(scores, counts, among))
+        if not some:
+            assert torch.equal(best_of_rows(scores, counts), sorted_rows(scores, counts, among))
+
+
+def test_scores_of_rows_are_computed_a_few_rows_at_a_time():
+    weight, norm = torch.randn(40, 3, 5, dtype=torch.bfloat16), torch.rand(3, 5)
+    asked = []
+
+    def worth(w, n):
+        asked.append(len(w))
+        return w.abs().float() * n
+
+    lazy = select.Elementwise(worth, (weight, norm.expand_as(weight)))  # norms that no row has a copy of
+    counts = torch.arange(40) % 16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "CHUNK", 150)
+        chosen = best_of_rows(lazy, counts)
+    assert torch.equal(chosen, sorted_rows((weight.abs().float() * norm).flatten(1), counts, torch.ones_like(chosen)))
+    assert max(asked) == 150
+    assert Row().choose(Scores({"w": lazy}), 300, Uniform())["w"].sum((1, 2)).tolist() == [8] * 20 + [7] * 20
+    with pytest.raises(ResproutError, match="NaN"):
+        best_of_rows(weight.float().flatten(1).index_fill(0, torch.tensor([30]), torch.inf), counts)
 
 
 @given(

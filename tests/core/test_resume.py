@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from resprout.methods.score.fisher import Fisher
 from torch import nn
 
 import resprout as rs
@@ -33,6 +32,7 @@ from resprout.methods.allocate.uniform import Uniform
 from resprout.methods.fill.kaiming import Kaiming
 from resprout.methods.fill.zero import Zero
 from resprout.methods.schedule.linear import Linear
+from resprout.methods.score.fisher import Fisher
 from resprout.methods.score.magnitude import Magnitude
 from resprout.methods.score.random import Random
 from resprout.methods.score.saliency import Saliency

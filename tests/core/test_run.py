@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from resprout.methods.score.fisher import Fisher
 from torch import Tensor, nn
 
 import resprout as rs
@@ -26,6 +25,7 @@ from resprout.methods.fill.kaiming import Kaiming
 from resprout.methods.fill.zero import Zero
 from resprout.methods.schedule.constant import Constant
 from resprout.methods.schedule.linear import Linear
+from resprout.methods.score.fisher import Fisher
 from resprout.methods.score.gradient import Gradient
 from resprout.methods.score.magnitude import Magnitude
 from resprout.methods.score.random import Random

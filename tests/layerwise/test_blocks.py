@@ -1,11 +1,13 @@
 """Block by block: the same as all at once where that can be said, streamed from disk the same to the bit, and resumable."""
 
 import copy
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from resprout.core.masks import Masks
 from resprout.core.probe import Probe
 from resprout.layerwise import folder as folders
 from resprout.layerwise.prune import prune_blocks, prune_folder
-from resprout.layerwise.walk import find_blocks, walk
+from resprout.layerwise.walk import calls, find_blocks, walk
 from resprout.numerics.curvature import grams
 
 transformers = pytest.importorskip("transformers")
@@ -180,10 +182,11 @@ prune_folder({str(source)!r}, {str(tmp_path / "out")!r}, 0.5, data=data, allocat
 
 
 def test_only_one_block_has_weights_at_a_time(data, source, tmp_path, monkeypatch):
+    """And nothing else has: what runs before the blocks is let go once all batches have come through it."""
     most = []
 
     def counted(self, name, block, changed):
-        most.append(sum(p.numel() for n, p in self.model.named_parameters() if not p.is_meta and "layers" in n))
+        most.append(sum(p.numel() for p in self.model.parameters() if not p.is_meta))
         kept(self, name, block, changed)
 
     kept = folders.Folder.put_back
@@ -193,12 +196,68 @@ def test_only_one_block_has_weights_at_a_time(data, source, tmp_path, monkeypatc
     assert most == [one] * 3
 
 
+def test_inputs_are_cached_once(data):
+    """Those of later blocks are made when it is their turn; what a block has read is let go."""
+    model = llama()
+    found = calls(model, "model.layers", data)
+    assert [[c.hidden.numel() for c in each] for each in found] == [[2 * 12 * 16] * 3, [0] * 3, [0] * 3]
+    alive = weakref.WeakSet()
+    for block in walk(model, data):
+        alive.update(c.hidden for c in block.calls)
+        assert len(alive) == len(data)
+
+
+def test_every_other_weight_has_a_shard_of_its_own(data, source, tmp_path):
+    prune_folder(source, tmp_path / "out", 0.5, data=data)
+    index = json.loads((tmp_path / "out" / folders.INDEX).read_text())
+    other = {n: f for n, f in index["weight_map"].items() if ".layers." not in n}
+    assert len(set(other.values())) == len(other) == 3
+    files = [tmp_path / "out" / f for f in set(index["weight_map"].values())]
+    assert sorted(files) == sorted((tmp_path / "out").glob("*.safetensors"))
+    assert index["metadata"]["total_size"] == sum(f.stat().st_size for f in files)
+
+
+def test_what_is_written_can_be_read_by_whom_the_umask_lets(data, source, tmp_path):
+    prune_folder(source, tmp_path / "out", 0.5, data=data)
+    (tmp_path / "plain").touch()
+    modes = {p.stat().st_mode for p in (tmp_path / "out").glob("*.safetensors")}
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_a_full_disk_leaves_nothing_half_written(data, source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.os, "fsync", full)
+        with pytest.raises(ResproutError, match=r"layers\.0.*No space"):
+            folders._write(tmp_path / "layers.0.safetensors", {"w": torch.ones(2)})
+    assert not list(tmp_path.iterdir())
+    prune_folder(source, tmp_path / "whole", 0.5, data=data)
+    with pytest.raises(KeyboardInterrupt):
+        prune_folder(source, tmp_path / "out", 0.5, data=data, report=interrupt)
+    left = tmp_path / "out" / ".model-model.layers.1.safetensors.1.part"  # as a process that is killed leaves it
+    left.write_bytes(b"half")
+    prune_folder(source, tmp_path / "out", 0.5, data=data)
+    assert not left.exists()
+    names = sorted(p.name for p in (tmp_path / "whole").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert all((tmp_path / "out" / n).read_bytes() == (tmp_path / "whole" / n).read_bytes() for n in names)
+
+
+def interrupt(event, facts):
+    raise KeyboardInterrupt
+
+
 def test_tied_embeddings_and_ignored_blocks(data, tmp_path):
     llama(tie_word_embeddings=True).save_pretrained(tmp_path / "tied")
     counts = prune_folder(tmp_path / "tied", tmp_path / "out", 0.5, data=data, ignore=["model.layers.1.*"])
     assert not any("layers.1." in n for n in counts)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    # An allocation that looks at scores walks through the folder twice.
+    again = prune_folder(tmp_path / "tied", tmp_path / "lamp", 0.5, data=data, allocate="lamp")
+    assert sum(again.values()) == prune_blocks(llama(tie_word_embeddings=True), 0.5, data=data, allocate="lamp").alive
     dense = llama(tie_word_embeddings=True).model.layers[1].state_dict()
     assert all(torch.equal(t, loaded.model.layers[1].state_dict()[n]) for n, t in dense.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -72,28 +73,62 @@ def _wishes(scores: Scores, keep: int, allocate: Allocation, prices: Mapping[str
 
 
 def by_row(keep: int, lower: Tensor, upper: Tensor) -> Tensor:
-    """How many each row has alive: as equal as the bounds (rows,) allow, `keep` in all."""
-    names = [str(i) for i in range(len(lower))]
-    bounds = (dict(zip(names, b.tolist(), strict=True)) for b in (lower, upper))
-    counts = select.apportion(dict.fromkeys(names, 1.0), keep, *bounds)
-    return torch.tensor([counts[n] for n in names])
+    """How many each row has alive: as equal as the bounds, int64 (rows,), allow, `keep` in all; the first have one more.
+
+    It is what `select.apportion` makes of equal wishes, for thousands of rows at once.
+
+    Raises:
+        ResproutError: bounds that exclude `keep`.
+    """
+    if not int(lower.sum()) <= keep <= int(upper.sum()):
+        raise ResproutError(
+            f"{keep:,} weights cannot be spread over rows that hold between {int(lower.sum()):,} and {int(upper.sum()):,}; "
+            "change the sparsity, or use granularity='weight'"
+        )
+
+    def level(at: int) -> Tensor:
+        return torch.full_like(lower, at).clamp(lower, upper)
+
+    low, high = 0, max(upper.tolist(), default=0)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if int(level(middle).sum()) <= keep else (low, middle - 1)
+    counts = level(low)
+    more = (level(low + 1) > counts).nonzero().flatten()
+    counts[more[: keep - int(counts.sum())]] += 1
+    return counts
 
 
-def best_of_rows(scores: Tensor, counts: Tensor, among: Tensor) -> Tensor:
-    """The best `counts` (rows,) of each row of scores that compete; of equals the first.
+def best_of_rows(scores: select.Score, counts: Tensor, among: Tensor | None = None) -> Tensor:
+    """The best `counts` (rows,) of each row of scores, bool (rows, columns); of equals the first.
+
+    Args:
+        scores: (rows, ...), flattened to (rows, columns); computed, ranked and marked a few rows at a time.
+        counts: int64 (rows,), at most as many as compete.
+        among: bool (rows, columns), these compete; default all.
 
     Raises:
         ResproutError: NaN or infinity.
     """
-    if not torch.isfinite(scores).all():
-        raise ResproutError("the scores hold NaN or infinity; check the weights, the data and the loss")
-    counts, scores = counts.to(scores.device), scores.float()
-    scores = scores if bool(among.all()) else scores.masked_fill(~among, -torch.inf)
-    chosen = torch.zeros_like(among)
-    for count in counts.unique().tolist():
-        if count:
-            rows = counts == count
-            chosen[rows] = _first_best(scores[rows], count)
+    like = scores.sources[0] if isinstance(scores, select.Elementwise) else scores
+    rows, columns = len(like), like.shape[1:].numel()
+    counts, chosen = counts.to(like.device), torch.zeros(rows, columns, dtype=torch.bool, device=like.device)
+    step = max(1, select.CHUNK // max(1, columns)) if like.device.type == "cpu" else max(1, rows)
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        piece = select.dense(scores[part]).flatten(1)
+        # A finite sum has finite terms, and is much cheaper than a look at each of them.
+        if not math.isfinite(float(piece.sum())) and not torch.isfinite(piece).all():
+            raise ResproutError("the scores hold NaN or infinity; check the weights, the data and the loss")
+        if among is not None:
+            piece = piece.masked_fill(~among[part], -torch.inf)
+        wanted = counts[part].unique().tolist()
+        for count in wanted:
+            mine = counts[part] == count
+            if count and len(wanted) == 1:
+                chosen[part] = _first_best(piece, count)
+            elif count:
+                chosen[part][mine] = _first_best(piece[mine], count)
     return chosen
 
 
@@ -123,17 +158,26 @@ class Quota(Pick):
 
     def __init__(self, alive: Tensor, counts: Tensor):
         self.alive = alive if alive.dim() == 3 else alive[:, None]
-        up_to = self.alive.sum(1).cumsum(1).double()  # (parts, columns)
-        total = up_to[:, -1:].clamp(min=1)
-        self.up_to = (counts.to(up_to)[:, None] * up_to / total + 0.5).floor().long()
+        self.counts, self.total = counts.to(alive.device), self._alive(0, self.alive.shape[2])
+        self.seen, self.last = torch.zeros_like(self.total), 0  # of each part, up to the last column asked for
 
     def __call__(self, scores: Tensor, first: int) -> Tensor:
         """Return what stays of these columns."""
-        last = first + scores.shape[1]
-        before = self.up_to[:, first - 1] if first else torch.zeros_like(self.up_to[:, 0])
-        among = self.alive[:, :, first:last]
-        flat = best_of_rows(scores.reshape(among.shape).flatten(1), self.up_to[:, last - 1] - before, among.flatten(1))
+        if first != self.last:
+            self.seen = self._alive(0, first)
+        self.last = first + scores.shape[1]
+        before, self.seen = self.seen, self.seen + self._alive(first, self.last)
+        among = self.alive[:, :, first : self.last]
+        wanted = self._up_to(self.seen) - self._up_to(before)
+        flat = best_of_rows(scores.reshape(among.shape).flatten(1), wanted, among.flatten(1))
         return flat.reshape(scores.shape)
+
+    def _alive(self, first: int, last: int) -> Tensor:
+        return self.alive[:, :, first:last].sum((1, 2))
+
+    def _up_to(self, seen: Tensor) -> Tensor:
+        """How many of each part stay when so many of those alive have been asked for."""
+        return (self.counts * seen.double() / self.total.clamp(min=1) + 0.5).floor().long()
 
 
 class Pattern(Pick):
@@ -145,6 +189,5 @@ class Pattern(Pick):
     def __call__(self, scores: Tensor, first: int) -> Tensor:
         """Return what stays of these columns."""
         among = self.alive[:, first : first + scores.shape[1]].reshape(-1, self.step)
-        return best_of_rows(scores.reshape(-1, self.step), torch.full((len(among),), self.n), among).reshape(
-            scores.shape
-        )
+        counts = torch.full((len(among),), self.n)
+        return best_of_rows(scores.reshape(-1, self.step), counts, among).reshape(scores.shape)

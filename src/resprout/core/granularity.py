@@ -455,7 +455,9 @@ def parse(granularity: "str | Granularity") -> Granularity:
         return Weight() if granularity == "weight" else Row()
     for kind in (*get_args(Kind), "width"):
         if granularity == kind:
-            return Units(kind, priced=kind == "layer")  # which are of unlike size, so that all of the small ones would leave
+            return Units(
+                kind, priced=kind == "layer"
+            )  # which are of unlike size, so that all of the small ones would leave
     if match := re.fullmatch(r"(\d+):(\d+)", granularity):
         n, m = map(int, match.groups())
         if 0 < n <= m:

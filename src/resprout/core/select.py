@@ -50,6 +50,10 @@ class Elementwise:
         """Return the scores as one tensor."""
         return self.fn(*(s.reshape(-1) for s in self.sources)).view(self.shape)
 
+    def __getitem__(self, rows: slice) -> "Elementwise":
+        """Return the scores of some rows (the first dimension); nothing is computed."""
+        return Elementwise(self.fn, tuple(s[rows] for s in self.sources))
+
 
 Score = Tensor | Elementwise
 Reduce = Callable[[Tensor], Tensor]

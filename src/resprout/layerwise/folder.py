@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..core import extras, store
 from ..core.errors import CheckpointError, ResproutError
-from .walk import Shelf, find_blocks
+from .walk import Shelf, find_blocks, trim
 
 INDEX = "model.safetensors.index.json"
 OTHER = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*.md")  # what goes along: configuration and tokenizer
@@ -28,8 +29,9 @@ OTHER = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*", "*.md")  # what go
 class Folder(Shelf):
     """A Hugging Face folder read block by block, and (with `out`) written block by block.
 
-    `model` is the network without the weights of its blocks and of its head, which are on PyTorch's meta device; a block has
-    them while it is taken. Killed and made again with the same `out`, blocks that have been written are read from there.
+    `model` is the network without weights, which are on PyTorch's meta device; what runs before the blocks has them while it
+    is open, and a block while it is taken. Killed and made again with the same `out`, blocks that have been written are read
+    from there.
 
     Args:
         source: folder with config.json and safetensors.
@@ -56,7 +58,6 @@ class Folder(Shelf):
         self.path = find_blocks(self.model, blocks)
         self._stem = [n for n in self._files if not n.startswith(f"{self.path}.")]
         self._later = {f"{self.path}.", *_head(self.model)}  # what is not needed to get to the blocks
-        self._assign(self.model, self._read([n for n in self._stem if not n.startswith(tuple(self._later))]), "")
         _buffers(self.model, self.model, self.path)
         if self.out is not None:
             if self.out.resolve() == self.source.resolve():
@@ -64,6 +65,17 @@ class Folder(Shelf):
             self._begin(dict(config or {}))
 
     # -- a block comes and goes ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Read the weights that run before the first block."""
+        self._assign(self.model, self._read([n for n in self._stem if not n.startswith(tuple(self._later))]), "")
+
+    def close(self) -> None:
+        """Let these weights go."""
+        for name, module in self.model.named_modules():
+            if not f"{name}.".startswith(f"{self.path}."):
+                for n, p in module.named_parameters(recurse=False):
+                    setattr(module, n, nn.Parameter(p.to("meta"), requires_grad=p.requires_grad))
 
     def take(self, name: str, block: nn.Module) -> None:
         """Read the block's weights: what has been written, else the source."""
@@ -79,37 +91,42 @@ class Folder(Shelf):
     def put_back(self, name: str, block: nn.Module, changed: bool) -> None:
         """Write the block if it has changed, and let its weights go."""
         if self.out is not None and changed:
-            tensors = {f"{name}.{n}": t.detach().contiguous() for n, t in block.state_dict().items()}
-            store.write(self._part(name), save(tensors, {"format": "pt"}))
+            _write(self._part(name), {f"{name}.{n}": t for n, t in block.state_dict().items()})
         block.to("meta")
+        trim()
 
     def done(self, name: str) -> bool:
         """Whether the block has been written."""
         return self.out is not None and self._part(name).exists()
 
-    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Write tensors aside and return them as they lie there, read when they are looked at."""
+    def keep(self, name: str, tensor: Tensor) -> Tensor:
+        """Write a tensor aside and return it as it lies there, read when it is looked at."""
         if self.out is None:
-            return dict(tensors)
-        store.write(self._aside(name), save({n: t.contiguous() for n, t in tensors.items()}))
-        return load_file(self._aside(name))
+            return tensor
+        _write(self._aside(name), {name: tensor})
+        return load_file(self._aside(name))[name]
 
-    def kept(self, name: str) -> dict[str, Tensor] | None:
+    def kept(self, name: str) -> Tensor | None:
         """Return what has been written aside."""
-        return load_file(self._aside(name)) if self.out is not None and self._aside(name).exists() else None
+        if self.out is None or not self._aside(name).exists():
+            return None
+        return load_file(self._aside(name))[name]
 
     def finish(self) -> None:
-        """Write the rest, after all blocks: the other weights, the index, configuration and tokenizer. Then it can be loaded."""
+        """Write the rest, after all blocks: the other weights, the index, configuration and tokenizer. Then it can be loaded.
+
+        Each of the other weights has a shard of its own: no two of them are in memory.
+        """
         assert self.out is not None
         blocks: Any = self.model.get_submodule(self.path)
         missing = [f"{self.path}.{i}" for i in range(len(blocks)) if not self.done(f"{self.path}.{i}")]
         if missing:
             raise ResproutError(f"{missing[0]} has not been written yet: every block must be worked on before finish()")
-        rest = self._read(self._stem)
-        store.write(self.out / "model-rest.safetensors", save(rest, {"format": "pt"}))
-        where, size = dict.fromkeys(rest, "model-rest.safetensors"), sum(t.nbytes for t in rest.values())
-        for i in range(len(blocks)):
-            part = self._part(f"{self.path}.{i}")
+        for name in self._stem:
+            _write(self._part(name), self._read([name]))
+        where, size = {}, 0
+        for name in [*self._stem, *(f"{self.path}.{i}" for i in range(len(blocks)))]:
+            part = self._part(name)
             with safe_open(str(part), "pt") as f:
                 for n in f.keys():  # noqa: SIM118
                     where[n] = part.name
@@ -132,6 +149,8 @@ class Folder(Shelf):
                 raise CheckpointError(
                     f"{self.out} holds the beginning of other work; delete it, or name another folder"
                 )
+            for part in self.out.rglob(".*.part"):  # of a process that was killed
+                part.unlink()
         elif self.out.exists() and any(self.out.iterdir()):
             raise CheckpointError(f"{self.out} is not empty; delete it, or name another folder")
         else:
@@ -166,6 +185,28 @@ class Folder(Shelf):
         ]
         if lost or unexpected:
             raise CheckpointError(f"{self.source} does not fit its config.json: {(lost or unexpected)[0]!r} is odd")
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a shard whole or not at all, as `store.write` does, from where the tensors are: no copy of them is made.
+
+    Raises:
+        ResproutError: the disk is full or not writable.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # safetensors leaves files that nobody but their owner may read
+        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, part, {"format": "pt"})
+        part.chmod(mode)
+        with open(part, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise ResproutError(f"cannot write {path}: {error}; free space or change the folder, and call again") from error
 
 
 def shards(folder: Path) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from ..core.store import checksum
 from ..numerics.curvature import grams
 from .folder import Folder
 from .sharded import Sharded, is_sharded
-from .walk import Block, Forward, Shelf, find_blocks, usual, walk
+from .walk import Block, Forward, Shelf, find_blocks, trim, usual, walk
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -91,10 +91,11 @@ class Cut:
         """Solve layer by layer; what several share of a Gram matrix is prepared once, and let go after the last of them."""
         found = grams(probe, list(masks))
         alike: dict[int, list[str]] = {}
-        for name, gram in found.items():
-            alike.setdefault(id(gram), []).append(name)
+        for name in found:
+            alike.setdefault(id(found[name]), []).append(name)
         new = {}
         for names in alike.values():
+            trim()
             prepared = solver.prepare(_single(found[names[0]], names[0]))
             for name in names:
                 w, alive = weights[name], masks[name].flatten(1)
@@ -102,8 +103,9 @@ class Cut:
                 seen = Seen(fixed or self.granularity.pick(alive, counts[name]), alive)
                 solved = solver(w.float().flatten(1), prepared, seen).reshape(w.shape)
                 new[name] = torch.cat(seen.picked, 1).reshape(w.shape)
-                w.copy_((solved * new[name]).to(w.dtype))
-                del found[name]
+                w.copy_(solved.mul_(new[name]))
+                del found[name], solved
+            del prepared  # before the next Gram matrix is
         return Masks({n: new[n] for n in masks})
 
     def _chosen(self, found: Mapping[str, Any], score: Score, masks: Masks, counts: Mapping[str, int]) -> Masks:
@@ -208,7 +210,8 @@ def prune_folder(
     wanted = _wanted(shelf.model, shelf.path, targets, ignore)
     counts: dict[str, int] = {}
     for new in _cuts(shelf.model, sparsity, cut, share, wanted, way, None, report):
-        counts |= {n: int(m.sum()) for n, m in new.items()}
+        counts |= {n: int(torch.count_nonzero(m)) for n, m in new.items()}
+        del new  # or it would be there until the next block is done
     shelf.finish()
     return counts
 
@@ -270,10 +273,11 @@ def _cuts(
             except ResproutError as error:
                 raise type(error)(f"{block.name}: {error}") from error
             block.changed = True
+        facts = {"name": block.name, "index": block.index, "sparsity": new.sparsity}
         yield {own[inner]: mask for inner, mask in new.items()}
+        del new
         if report is not None:
-            facts = {"name": block.name, "sparsity": new.sparsity, "seconds": time.monotonic() - began}
-            report("block", facts | {"index": block.index})
+            report("block", facts | {"seconds": time.monotonic() - began})
 
 
 def _counts(
@@ -297,13 +301,12 @@ def _counts(
 
 def survey(model: nn.Module, wanted: Sequence[str], score: Score, way: Way) -> Scores:
     """Return the scores of all wanted weights of the network as it stands, block by block."""
-    found: dict[str, Tensor] = {}
-    before = [way.shelf.kept(f"{way.path}.{i}") for i in range(len(model.get_submodule(way.path)))]  # pyright: ignore
-    for block in way.walk(model) if None in before else ():
+    before = {n: way.shelf.kept(n) for n in wanted}
+    found = {n: t for n, t in before.items() if t is not None}
+    for block in way.walk(model) if len(found) < len(wanted) else ():
         own = _own(block, wanted)
-        scores = score(block.probe(_masks(block, own, None)))
-        found |= way.shelf.keep(block.name, {own[inner]: select.dense(s) for inner, s in scores.items()})
-    found |= {n: t for each in before if None not in before and each for n, t in each.items()}
+        for inner, worth in score(block.probe(_masks(block, own, None))).items():
+            found[own[inner]] = way.shelf.keep(own[inner], select.dense(worth))
     return Scores({n: found[n] for n in wanted}, order=score.order, rows=score.rows)
 
 
@@ -313,11 +316,12 @@ def _own(block: Block, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def _masks(block: Block, own: Mapping[str, str], masks: Masks | None) -> Masks:
-    """A block's masks by its own names; default all alive."""
+    """A block's masks by its own names; default all alive, which take no memory."""
     weights = dict(block.module.named_parameters())
-    return Masks(
-        {i: torch.ones_like(weights[i], dtype=torch.bool) if masks is None else masks[n] for i, n in own.items()}
-    )
+    if masks is not None:
+        return Masks({i: masks[n] for i, n in own.items()})
+    alive = torch.ones((), dtype=torch.bool, device=next(block.module.parameters()).device)
+    return Masks({i: alive.expand(weights[i].shape) for i in own})
 
 
 @dataclass(frozen=True)

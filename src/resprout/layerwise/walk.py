@@ -5,8 +5,9 @@ What this file does not do: choose weights (`prune.py`), or read a model from it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +90,8 @@ class _Passing(nn.Module):
             return getattr(self._block[0], name)
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.calls[self.index].append(Call(hidden, args, kwargs))
+        read = hidden if self.index == 0 else hidden.new_empty(0)  # what later ones read is made when it is their turn
+        self.calls[self.index].append(Call(read, args, kwargs))
         if self.last:
             raise _Arrived
         return (hidden,) if self.several else hidden
@@ -117,7 +119,7 @@ def usual(model: nn.Module, batch: Any) -> Any:
 
 
 def calls(model: nn.Module, path: str, batches: Sequence[Any], forward: Forward = usual) -> list[list[Call]]:
-    """Return how each block is called with each batch; the hidden states are those that the first block reads.
+    """Return how each block is called with each batch; only for the first one with the hidden states that it reads.
 
     Nothing of the blocks is computed, but for the first one on the first batch.
 
@@ -171,8 +173,20 @@ def _until_arrived(model: nn.Module, batch: Any, forward: Forward) -> None:
         raise ResproutError(f"the model cannot take this batch: {error}") from error
 
 
+def trim() -> None:
+    """Give freed memory back to the system, where the C library is glibc: it keeps what lies between allocations that live."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 class Shelf:
     """Where blocks are when nothing is done to them. This one leaves them in the model; `folder.py` has one on disk."""
+
+    def open(self) -> None:
+        """Give the model what runs before its first block, if it lacks that."""
+
+    def close(self) -> None:
+        """The first block has been reached with all batches: what runs before it is done with."""
 
     def take(self, name: str, block: nn.Module) -> None:
         """Give the block its weights, if it lacks them."""
@@ -184,12 +198,12 @@ class Shelf:
         """Whether what is taken has been worked on before, in a run that was stopped."""
         return False
 
-    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keep tensors for later, and return them as they are kept."""
-        return {n: t.cpu() for n, t in tensors.items()}
+    def keep(self, name: str, tensor: Tensor) -> Tensor:
+        """Keep a tensor for later, and return it as it is kept."""
+        return tensor.cpu()
 
-    def kept(self, name: str) -> dict[str, Tensor] | None:
-        """Return what a run that was stopped has kept, if it has."""
+    def kept(self, name: str) -> Tensor | None:
+        """Return what a run that was stopped has kept under this name, if it has."""
 
 
 def walk(
@@ -215,9 +229,11 @@ def walk(
     """
     path, shelf = find_blocks(model, blocks), shelf or Shelf()
     modules: Any = model.get_submodule(path)
+    shelf.open()
     shelf.take(f"{path}.0", modules[0])
     home = next(modules[0].parameters()).device
     found = calls(model, path, batches, forward)
+    shelf.close()
     hidden = [call.hidden for call in found[0]]
     for index, module in enumerate(modules):
         block = Block(index, f"{path}.{index}", module, found[index])

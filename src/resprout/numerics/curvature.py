@@ -16,6 +16,9 @@ from ..core.probe import Probe, share
 from ..core.roles import CONVOLUTIONS
 
 PIECE = 1 << 23  # numbers of unfolded input at a time
+CACHED = 1 << 18  # numbers squared at a time: 1 MiB of float32 stays in the cache
+STRIPE = 512  # rows of a Gram matrix that are computed at a time
+SMALL = 256  # columns of a triangle that is inverted at once
 
 
 def columns(module: nn.Module, x: Tensor) -> Tensor:
@@ -55,13 +58,20 @@ def grams(probe: Probe, weights: Sequence[str], dtype: torch.dtype = torch.float
             rows = columns(module, part).to(torch.promote_types(x.dtype, torch.float32))
             if weight not in found:
                 found[weight] = torch.zeros(len(rows), rows.shape[2], rows.shape[2], dtype=dtype, device=rows.device)
-            if dtype == rows.dtype:
+            if dtype != rows.dtype:
+                found[weight] += (rows.mT @ rows).to(dtype)
+            elif rows.shape[2] <= STRIPE:
                 found[weight].baddbmm_(rows.mT, rows)
             else:
-                found[weight] += (rows.mT @ rows).to(dtype)
+                for h, x in zip(found[weight], rows, strict=True):
+                    for a in range(0, len(h), STRIPE):  # nothing to the left of the diagonal's blocks: half of the work
+                        h[a : a + STRIPE, a:].addmm_(x[:, a : a + STRIPE].T, x[:, a:])
 
     leaders = _see(probe, weights, add)
-    _check({n: found[leaders[n]] for n in weights})
+    for h in found.values():
+        for a in range(STRIPE, h.shape[2], STRIPE):
+            h[:, a:, a - STRIPE : a] = h[:, a - STRIPE : a, a:].mT
+    _check(found)
     shared = {n: share(h) for n, h in found.items()}
     return {n: shared[leaders[n]] for n in weights}
 
@@ -86,12 +96,13 @@ def norms(probe: Probe, weights: Sequence[str]) -> dict[str, Tensor]:
 
     def add(weight: str, module: nn.Module, x: Tensor) -> None:
         for part in pieces(module, x):
-            rows = columns(module, part).float()
-            found[weight] = found.get(weight, 0) + rows.square().sum(1)
+            rows = columns(module, part)
             count[weight] = count.get(weight, 0) + rows.shape[1]
+            for few in rows.split(max(1, CACHED // rows.shape[2]), 1):
+                found[weight] = found.get(weight, 0) + few.float().square().sum(1)
 
     leaders = _see(probe, weights, add)
-    _check({n: found[leaders[n]] for n in weights})
+    _check(found)
     means = {n: share(h / count[n]).sqrt() for n, h in found.items()}
     return {n: means[leaders[n]] for n in weights}
 
@@ -131,7 +142,8 @@ def pieces(module: nn.Module, x: Tensor) -> Sequence[Tensor]:
 
 def _check(found: Mapping[str, Tensor]) -> None:
     for name, h in found.items():
-        if not torch.isfinite(h).all():
+        # A finite sum has finite terms, and takes no copies of a matrix.
+        if not torch.isfinite(h.sum()) and not torch.isfinite(h).all():
             raise ResproutError(f"the inputs of {name!r} hold NaN or infinity; check the batches and the weights")
 
 
@@ -150,10 +162,10 @@ def curvature(probe: Probe, weights: Sequence[str], damping: float = 0.01) -> di
 
 
 def damped(h: Tensor, damping: float) -> Tensor:
-    """Return h (groups, columns, columns) with that part of the mean of its diagonal added to the diagonal."""
+    """Add that part of the mean of the diagonal of h (groups, columns, columns) to the diagonal, in place; return h."""
     mean = h.diagonal(dim1=1, dim2=2).mean(1)
-    added = damping * torch.where(mean > 0, mean, 1.0)
-    return h + torch.eye(h.shape[1], dtype=h.dtype, device=h.device) * added[:, None, None]
+    h.diagonal(dim1=1, dim2=2).add_(damping * torch.where(mean > 0, mean, 1.0)[:, None])
+    return h
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:
@@ -183,16 +195,46 @@ def factor(h: Tensor) -> Tensor:
     """Return the upper triangular U with U^T U = H^-1: with H = R R^T and R upper triangular, it is R^-1.
 
     R is the Cholesky factor of H with rows and columns in reverse order, reversed again: a third of the work of inverting H
-    and factoring that.
+    and factoring that. All of it happens where h is.
+
+    Args:
+        h: (columns, columns), symmetric and contiguous; it is overwritten, and U is in its place.
 
     Raises:
-        ResproutError: H (columns, columns) is not positive.
+        ResproutError: h is not positive.
     """
-    lower, wrong = torch.linalg.cholesky_ex(h.flip(0, 1))
+    _reverse(h)
+    wrong = torch.empty((), dtype=torch.int32, device=h.device)
+    turned = h.mT  # LAPACK's order: nothing is copied, and where it writes an upper triangle h has a lower one
+    torch.linalg.cholesky_ex(turned, upper=True, out=(turned, wrong))
     if bool(wrong):
         raise ResproutError("the Gram matrix of a layer is not positive: give more batches, or damping > 0")
-    upper = lower.flip(0, 1)
-    return torch.linalg.solve_triangular(upper, torch.eye(len(h), dtype=h.dtype, device=h.device), upper=True)
+    _invert_lower(h)
+    _reverse(h)
+    return h
+
+
+def _reverse(h: Tensor) -> None:
+    """Reverse the order of rows and columns, in place."""
+    flat, size = h.view(-1), h.numel()
+    for first in range(0, size // 2, CACHED):
+        last = min(first + CACHED, size // 2)
+        head, tail = flat[first:last], flat[size - last : size - first]
+        kept = head.flip(0)
+        head.copy_(tail.flip(0))
+        tail.copy_(kept)
+
+
+def _invert_lower(m: Tensor) -> None:
+    """Invert a lower triangular matrix in place: of [[A, 0], [C, B]] it is [[A^-1, 0], [-B^-1 C A^-1, B^-1]]."""
+    half = len(m) // 2
+    if len(m) <= SMALL:
+        m.copy_(torch.linalg.solve_triangular(m, torch.eye(len(m), dtype=m.dtype, device=m.device), upper=False))
+        return
+    a, b, corner = m[:half, :half], m[half:, half:], m[half:, :half]
+    _invert_lower(a)
+    _invert_lower(b)
+    corner.addmm_(b @ corner, a, beta=0, alpha=-1)
 
 
 def least_squares(weight: Tensor, hessian: Tensor, keep: Tensor) -> Tensor:

@@ -11,23 +11,28 @@ from torch import Tensor
 
 from ...core.kinds import Fidelity, Score
 from ...core.probe import Probe
+from ...core.select import Elementwise
 from ...numerics.curvature import norms
 
 
 @dataclass(frozen=True)
 class Wanda(Score):
-    """|w| times the root of its input's mean square over samples and positions."""
+    """|w| times the root of its input's mean square over samples and positions; read where it is needed, never stored."""
 
     order: ClassVar[int] = 2
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
-    def __call__(self, probe: Probe) -> dict[str, Tensor]:
+    def __call__(self, probe: Probe) -> dict[str, Elementwise]:
         """Return the products."""
         found = norms(probe, probe.names)
-        return {n: w.abs().float() * _like(found[n], w) for n, w in probe.values().items()}
+        return {n: Elementwise(_product, (w, _like(found[n], w))) for n, w in probe.values().items()}
+
+
+def _product(weight: Tensor, norm: Tensor) -> Tensor:
+    return weight.abs().float() * norm
 
 
 def _like(norm: Tensor, weight: Tensor) -> Tensor:
-    """The norms (groups, columns), in the form of the weight."""
-    rows = norm.repeat_interleave(len(weight) // len(norm), 0)
-    return rows.reshape(weight.shape)
+    """The norms (groups, columns), in the form of the weight; of a single group they are not repeated in memory."""
+    rows = norm.expand(len(weight), -1) if len(norm) == 1 else norm.repeat_interleave(len(weight) // len(norm), 0)
+    return rows.unflatten(1, weight.shape[1:])
