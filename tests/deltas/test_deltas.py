@@ -175,3 +175,58 @@ def test_mistakes_are_said(far):
         Darex(by="worth")(Pair(far.base, far.tuned))
     with pytest.raises(ResproutError, match="data="):
         Darex()(Pair(far.base, far.tuned))
+    for wrong, says in (
+        (Darex(drop=1.0, by="formula"), "probability"),
+        (Darex(drop=math.nan, by="formula"), "probability"),
+        (Darex(by="worth", seeds=0), "seeds"),
+        (Darex(by="worth", grid=0), "grid"),
+        (Darex(by="formula", gamma=1.0), "gamma"),
+        (Darex(by="formulas"), "formula"),  # pyright: ignore[reportArgumentType]
+        (Darex(by=1.5), "q lies"),
+        (Dare(unit="rows"), "row"),  # pyright: ignore[reportArgumentType]
+        (Largest(1.5), "drop"),
+    ):
+        with pytest.raises(ResproutError, match=says):
+            wrong(far)
+    with pytest.raises(ResproutError, match="eps"):
+        AdamR(far.tuned.parameters(), lr=math.nan)
+
+
+def test_a_worth_that_is_no_number_is_no_choice(far):
+    with pytest.raises(ResproutError, match="worth of q"):
+        Darex(by="worth", grid=2)(Pair(far.base, far.tuned, worth=lambda model: math.nan))
+
+
+def test_dropping_nothing_is_the_whole_difference(far):
+    for by in ("formula", "outputs", 1.0):
+        assert all(torch.equal(d, far.delta[n]) for n, d in Darex(drop=0.0, by=by)(far).items())  # pyright: ignore
+
+
+def test_the_means_of_layers_that_do_not_run_are_missed():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(WIDTH, CLASSES), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    pair = Pair(Idle(), Idle(), data=[clouds(20, 0)], loss=loss)
+    for method in (Darex(by="formula"), Largest(inputs=True)):
+        with pytest.raises(ResproutError, match="idle"):
+            method(pair)
+
+
+def test_looking_leaves_every_module_in_its_mode(far):
+    tuned = copy.deepcopy(far.tuned).train()
+    tuned[1].eval()
+    Darex(grid=2)(Pair(far.base, tuned, data=far.data, loss=loss))
+    assert [m.training for m in tuned] == [True, False, True]
+
+
+def test_a_file_that_is_cut_short_is_refused(far, tmp_path):
+    place = tmp_path / "delta.safetensors"
+    save(place, far.base, far.whole | Largest(0.9)(far))
+    place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(CheckpointError):
+        load(place, far.base)

@@ -1,5 +1,6 @@
 """FTWT: targets by mass, predictors that leave the backbone alone, and multiply-adds per input."""
 
+import copy
 import math
 
 import pytest
@@ -42,6 +43,28 @@ def test_with_all_that_fires_open_it_is_the_network():
     assert all(len(m._forward_hooks) == 0 for m in model.modules())
 
 
+def test_layers_that_are_named_have_their_norms_too_and_plain_ones_stay_as_they_are():
+    model, x = small(), torch.randn(4, 3, 16, 16)
+    named = Ftwt()(model, ["layer2.0.conv1"]).eval()
+    assert named.after == {"layer2.0.conv1": "layer2.0.bn1"}
+    plain = Gated(model, {"layer2.0.conv1": ""}).eval()  # what follows is a norm, so that less than zero is not nothing
+    assert torch.equal(plain(x), model(x))
+    assert plain.heat["layer2.0.conv1"].min() > 0
+    torch.manual_seed(0)
+    vgg = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.ReLU()).eval()
+    gated = Ftwt()(vgg, ["0", "2"]).eval()
+    assert torch.equal(gated(x), vgg(x))
+
+
+def test_a_copy_is_made_without_what_was_said_of_the_last_batch():
+    gated, x = Ftwt()(small()).train(), torch.randn(4, 3, 16, 16)
+    gated(x)
+    twin = copy.deepcopy(gated).eval()  # as a run that is forked does
+    assert not twin.logits
+    assert gated.logits
+    assert torch.equal(twin(x), gated.eval()(x))
+
+
 def test_predictors_do_not_touch_the_backbone():
     """Catalogue: in the decoupled mode the gradients of the backbone do not depend on the predictors' loss: they are 0."""
     gated = Ftwt(part=0.5)(small()).train()
@@ -78,6 +101,11 @@ def test_only_convolutions_have_gates():
         Gated(small(), {"linear": ""})
     with pytest.raises(ResproutError, match="conv1"):
         Ftwt()(nn.Linear(3, 3))
+    with pytest.raises(ResproutError, match="after"):
+        Gated(small(), {"layer1.0.conv1": "layer1.0.norm"})
+    for wrong in ({"part": 1.5}, {"part": float("nan")}, {"part": 0.0}, {"weight": -1.0}):
+        with pytest.raises(ResproutError, match="part"):
+            Ftwt(**wrong).loss()
 
 
 def test_training_teaches_the_predictors_what_fires():

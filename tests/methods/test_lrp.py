@@ -118,8 +118,9 @@ def test_what_it_cannot_explain_it_refuses():
     x = torch.rand(2, 1, 8, 8)
     with pytest.raises(ResproutError, match="labels"):
         Lrp()(Probe(model, data=[(x, torch.rand(2))], loss=loss))
-    with pytest.raises(ResproutError, match="alpha"):
-        Lrp(alpha=0.5)
+    for alpha in (0.5, float("nan")):
+        with pytest.raises(ResproutError, match="alpha"):
+            Lrp(alpha=alpha)
 
 
 def moons(n: int, seed: int):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import resprout as rs
+from resprout.core.errors import ResproutError
 from resprout.core.probe import Probe
 from resprout.core.run import Run
 from resprout.core.train import Optimizer, Train
@@ -16,6 +17,7 @@ from resprout.methods.objective.mart import Mart, mart
 from resprout.methods.recipe.mia_prune import MiaPrune
 from resprout.methods.rule.admm import Admm
 from resprout.methods.schedule.constant import Constant
+from resprout.methods.score._soft_mask import masked
 from resprout.methods.score.mad import Mad
 from resprout.numerics.kfac import factors
 from resprout.tasks.digits import digits
@@ -55,11 +57,65 @@ def test_factors_of_a_grouped_convolution_have_its_groups(loss):
     assert found.rows(torch.randn(6, 2, 3, 3)).shape == (6, 2, 3, 3)
 
 
+def test_factors_do_not_mind_what_is_done_in_place(loss):
+    """A ReLU in place overwrites what the layer before it put out."""
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 6), torch.randint(3, (5,))
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    found = [factors(Probe(model, data=[(x, y)], loss=loss), (x, y), ["0.weight"])["0.weight"]]
+    model[1] = nn.ReLU(inplace=True)
+    found.append(factors(Probe(model, data=[(x, y)], loss=loss), (x, y), ["0.weight"])["0.weight"])
+    assert torch.equal(found[0].outputs, found[1].outputs)
+
+
+def test_the_saliency_is_that_of_the_masked_network(loss):
+    """The mask is a minimum of the loss, so it is there that the quadratic form begins."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.randn(32, 6) * 2 + 1, torch.randint(3, (32,))
+    for _ in range(20):
+        model(x)
+    mad, probe = Mad(epsilon=0.0), Probe(model, data=[(x, y)], loss=loss, training=False)
+    model.eval()
+    soft, w = masked(probe, (x, y), mad.rounds, mad.lr), probe.weights()
+    assert probe.loss((x, y), soft) < loss(model, (x, y))
+    shares = torch.cat([(s / w[n]).flatten() for n, s in soft.items()])
+    assert 0 <= shares.min() < 0.5
+    assert shares.max() == 1
+    there = factors(probe, (x, y), probe.names, soft)
+    probe.training = True  # whatever mode others are scored in
+    for n, found in mad(probe).items():
+        assert torch.allclose(found, there[n].rows(w[n] - soft[n]))
+
+
+def test_without_products_no_saliency_is_negative(tiny, batches, loss):
+    probe = Probe(tiny, data=batches, loss=loss)
+    assert all(s.min() >= 0 for s in Mad(products=False)(probe).values())
+    f = next(iter(factors(probe, batches[0], probe.names).values()))
+    change = torch.randn(len(f.outputs[0]), f.inputs.shape[1])
+    by_hand = 0.5 * f.outputs[0].diagonal()[:, None] * f.inputs[0].diagonal() * change.square()
+    assert torch.allclose(f.rows(change, products=False), by_hand)
+
+
 def test_a_mask_of_ones_has_no_saliency(tiny, batches, loss):
     probe = Probe(tiny, data=batches, loss=loss)
-    none = Mad(rounds=0, start=200.0)(probe)
+    none = Mad(rounds=0)(probe)
     assert all(not s.any() for s in none.values())
     assert any(s.any() for s in Mad(rounds=2, steps=2)(probe).values())
+
+
+def test_what_no_attack_can_take_is_said(tiny, batches, loss):
+    for wrong in ({"epsilon": -0.1}, {"epsilon": float("nan")}, {"step": -0.1}, {"steps": -1}):
+        with pytest.raises(ResproutError, match="epsilon, step and steps"):
+            Mad(**wrong)(Probe(tiny, data=batches, loss=loss))
+    words = [(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))]
+    for data in (words, [{"x": batches[0][0]}], [[]], [["a", "b"]]):
+        with pytest.raises(ResproutError, match="inputs that are numbers"):
+            Mad()(Probe(tiny, data=data, loss=loss))
+    with pytest.raises(ResproutError, match="loss is nan"):
+        Mad()(Probe(tiny, data=[(batches[0][0] * float("nan"), batches[0][1])], loss=loss))
+    with pytest.raises(ResproutError, match="data="):
+        Mad()(Probe(tiny, loss=loss))
 
 
 @pytest.mark.parametrize("robustly", [True, False])

@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from resprout import ResproutError
+from resprout.evaluate.membership import attacked
 from resprout.passages._kind import kept
 from resprout.passages.bm25 import Index
 from resprout.passages.cdd import Cdd
 from resprout.passages.collection import Collection, read, words
 from resprout.passages.fluency import Fluency
 from resprout.passages.itn import Itn
-from resprout.passages.metrics import auc, equivalence, ndcg, recall, reciprocal_rank
+from resprout.passages.metrics import equivalence, ndcg, recall, reciprocal_rank
 from resprout.passages.quality_head import QualityHead
 from resprout.passages.random import Random
 
@@ -34,7 +36,6 @@ def test_metrics_by_hand():
     assert reciprocal_rank([5, 8, 7], grades) == 0.5
     assert reciprocal_rank([5] * 10 + [7], grades) == 0
     assert recall([5, 8], grades) == 0.5
-    assert auc([0.1, 0.4, 0.4, 0.8], [False, True, False, True]) == pytest.approx(0.875)
 
 
 def test_bm25_by_hand():
@@ -90,6 +91,65 @@ def test_the_cut_is_exact():
         kept(np.array([1.0]), 1.0)
 
 
+def test_numbers_that_are_none_are_refused():
+    for wrong, says in (
+        (lambda: kept(np.array([]), 0.5), "no passages"),
+        (lambda: kept(np.array([1.0, math.nan]), 0.5), "NaN"),
+        (lambda: equivalence([0.1, math.nan], [0.1, 0.2], 0.05), "finite"),
+        (lambda: equivalence([0.1, 0.2, 0.3], [0.1, 0.2], 0.05), "pairs"),
+        (lambda: equivalence([0.1, 0.2], 0.1, 0.05), "pairs"),
+        (lambda: equivalence([0.1, 0.2], [0.1, 0.2], math.nan), "bound"),
+        (lambda: SMALL.with_spam(1.0), "share"),
+        (lambda: Collection(["too short"], {}, {}).with_spam(0.5), "20 words"),
+        (lambda: Cdd(smooth=0.0)(SMALL), "smooth"),
+        (lambda: Cdd(smooth=math.nan)(SMALL), "smooth"),
+        (lambda: Fluency(backoff=0.0)(SMALL), "backoff"),
+    ):
+        with pytest.raises(ResproutError, match=says):
+            wrong()
+
+
+def test_passages_without_a_word_are_worth_something_finite():
+    empty = Collection(["", "..."], {}, {})
+    for quality in (Itn(), Cdd(), Fluency(), Random()):
+        assert np.isfinite(quality(empty)).all()
+
+
+def test_files_that_are_no_collection(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    files = {
+        "corpus.jsonl": '{"_id": "1", "text": "the wing"}\n{"_id": "2", "title": "heat", "text": "in a slab"}\n',
+        "queries.jsonl": '{"_id": "q", "text": "wing"}\n',
+        "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq\t1\t2\n\n",
+    }
+
+    def write(**changed: str) -> None:
+        for name, text in (files | changed).items():
+            (tmp_path / name).write_text(text)
+
+    write()
+    found = read(tmp_path)
+    assert found.passages == ["the wing", "heat in a slab"]
+    assert found.judgements == {"q": {0: 2}}
+    for wrong in (
+        {"corpus.jsonl": files["corpus.jsonl"][:-20]},
+        {"corpus.jsonl": "7\n"},
+        {"corpus.jsonl": '["1", "the wing"]\n'},
+        {"corpus.jsonl": '{"_id": "1", "text": null}\n'},
+        {"queries.jsonl": '{"text": "wing"}\n'},
+        {"qrels/test.tsv": "query-id\tcorpus-id\tscore\nq\t1\n"},
+        {"qrels/test.tsv": "query-id\tcorpus-id\tscore\nq\t3\t2\n"},
+    ):
+        write(**wrong)
+        with pytest.raises(ResproutError, match="holds no collection"):
+            read(tmp_path)
+    write()
+    with pytest.raises(ResproutError, match="codes"):
+        read(tmp_path, "beir")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ResproutError, match="holds no collection"):
+        read(tmp_path / "nowhere")
+
+
 @pytest.mark.data
 def test_cranfield_is_read_with_grades_that_rise(cranfield):
     assert len(cranfield.passages) == 1400
@@ -106,7 +166,7 @@ def test_planted_noise_is_found_and_dropped_without_loss(cranfield):
     scores = QualityHead()(mixed.among(names[::2]))
     spam = np.zeros(len(mixed.passages), dtype=bool)
     spam[noise] = True
-    assert auc(scores, ~spam) > 0.95
+    assert attacked(torch.from_numpy(scores[~spam]), torch.from_numpy(scores[spam])).auc > 0.95
     held = [q for q in names[1::2] if q in mixed.judgements]
 
     def values(keep=None) -> list[float]:

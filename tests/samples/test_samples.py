@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resprout import ResproutError
+from resprout import CheckpointError, ResproutError
 from resprout.core.run import Run
 from resprout.core.store import RunFolder
 from resprout.core.train import Optimizer, Train
@@ -96,6 +96,9 @@ def test_a_share_is_exact_and_bits_survive_the_journal():
     assert torch.equal(from_text(to_text(keep), 77), keep)
     with pytest.raises(ResproutError, match="offset"):
         choose(scores, 0.9, 0.5)
+    for odd in (to_text(keep)[:-2], to_text(keep) + "00", "zz"):
+        with pytest.raises(CheckpointError, match="77"):
+            from_text(odd, 77)
 
 
 def test_a_subset_is_another_run_and_serves_its_samples_once_an_epoch():
@@ -135,6 +138,37 @@ def test_the_diet_is_drawn_anew_and_spends_fewer_steps():
     static = trained(NluDataDiet(epochs=10, lr=0.05, renew=False), task)
     assert sum("kept" in r for r in static.journal) == 1
     assert static.trained == run.trained
+
+
+def test_a_score_over_time_goes_on_looking():
+    """Forgetting is counted over the whole training, or every draw after the first would be the same."""
+    run = trained(NluDataDiet(epochs=6, lr=0.2, score=Forgetting()), blobs(spread=2.5))
+    assert sum("right" in r for r in run.journal) == 6
+    kept = [r["kept"] for r in run.journal if "kept" in r]
+    assert len(set(kept)) > 1
+
+
+@pytest.mark.parametrize(
+    ("course", "says"),
+    [
+        (NluDataDiet(keep=1.5), "share"),
+        (NluDataDiet(keep=math.nan), "share"),
+        (NluDataDiet(keep=0.0), "share"),
+        (NluDataDiet(keep=0.6, offset=0.5), "share"),
+        (NluDataDiet(every=0), "epochs"),
+        (KdDataPruning(keep=50), "share"),
+        (KdDataPruning(alpha=1.5), "alpha"),
+        (KdDataPruning(alpha=math.nan), "alpha"),
+        (KdDataPruning(temperature=0.0), "temperature"),
+        (KdDataPruning(epochs=0), "epochs"),
+        (KdDataPruning(student_epochs=0), "epochs"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(course, says):
+    run = Run(net(), blobs(40))
+    with pytest.raises(ResproutError, match=says):
+        course(run)
+    assert run.trained == 0
 
 
 def test_a_course_goes_on_where_it_was_stopped(tmp_path):
@@ -190,7 +224,7 @@ def test_scores_of_images_and_of_sentences():
     sentences = Seen(build("encoder_small"), Sentences((ids, labels), (ids, labels), (ids, labels)))
     for seen in (images, sentences):
         modes = [m.training for m in seen.model.modules()]
-        for score in (El2n(), Random()) if seen is images else (El2n(), Grand(8), Random()):
+        for score in (El2n(), Grand(64), Random()):
             found = score(seen)
             assert found.shape == seen.samples[1].shape
             assert torch.isfinite(found).all()

@@ -83,6 +83,25 @@ def test_continuing_from_the_cache_is_reading_it_all_at_once(llama, tokens):
     assert Prompt(llama, tokens, kept).generate(5).shape == (2, 5)
 
 
+def test_generation_goes_on_from_what_was_read_last(llama, tokens):
+    kept = GapPosid()(torch.arange(40), 40)
+    more = torch.randint(3, 512, (2, 6), generator=torch.Generator().manual_seed(1))
+    prompt = Prompt(llama, tokens, kept)
+    prompt.feed(more)
+    first, then = prompt.generate(4), prompt.generate(3)
+    longer = torch.cat([tokens, more], 1)
+    assert torch.equal(torch.cat([first, then], 1), Prompt(llama, longer, GapPosid()(torch.arange(46), 46)).generate(7))
+    assert torch.equal(torch.cat([first, then], 1), llama.generate(longer, max_new_tokens=7, min_new_tokens=7)[:, 46:])
+    assert prompt.generate(0).shape == (2, 0)
+
+
+def test_what_a_prompt_cannot_be(llama, tokens):
+    with pytest.raises(ResproutError, match="40 tokens"):
+        Prompt(llama, tokens, GapPosid()(torch.tensor([3, 40]), 50))
+    with pytest.raises(ResproutError, match="embeddings"):
+        Prompt(llama, tokens[0], GapPosid()(torch.tensor([3]), 40))
+
+
 def test_attention_between_kept_tokens_of_the_first_layer_is_what_it_was(llama, tokens):
     """RoPE's identity: the same queries and keys at the same places have the same products."""
     kept = GapPosid()(some(40, 20), 40)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import ResproutError
 from ..core.kinds import Method
 from ..core.masks import Masks, prunable
+from ..core.modes import evaluating
 from ..core.outputs import outputs
 from ..core.probe import Loss, Probe
 from ..core.run import mix
@@ -64,13 +65,11 @@ class Pair:
         """
         if not self.data or self.loss is None:
             raise ResproutError("this looks at outputs: pass data=[batch, ...] and loss=task.loss")
-        found, training = [], model.training
-        model.eval()
+        found = []
         for batch in self.data:
-            with outputs(model) as seen:
+            with evaluating(model), outputs(model) as seen:
                 self.loss(model, batch)
             found.append(seen[""].float())
-        model.train(training)
         return found
 
     @cached_property
@@ -91,7 +90,11 @@ class Pair:
 
     @cached_property
     def means(self) -> Tensors:
-        """The mean of each input of each weight, float64 (groups, columns)."""
+        """The mean of each input of each weight, float64 (groups, columns).
+
+        Raises:
+            ResproutError: no data, or a layer that is not run as a module.
+        """
         names = {n.rpartition(".")[0]: n for n in self.delta}
         total, count = {}, dict.fromkeys(self.delta, 0)
 
@@ -103,6 +106,8 @@ class Pair:
                 count[names[layer]] += read.shape[1]
 
         self._probe.watch(list(names), see, inputs=True)
+        if missing := [n for n in self.delta if n not in total]:
+            raise ResproutError(f"nothing is seen of {missing[0]!r}: it is not run as a module; add it to ignore=(...)")
         return {n: t / count[n] for n, t in total.items()}
 
     def generator(self, *labels: object) -> torch.Generator:

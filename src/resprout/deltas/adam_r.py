@@ -20,7 +20,7 @@ class AdamR(torch.optim.Optimizer):
     """Adam with the pull lr * pull * (w - w0) / sqrt(mean of the second moments of all weights).
 
     Args:
-        params: what is trained; as it is now is w0.
+        params: what is trained; as each is at its first step is w0.
         lr: step size.
         betas: of the two moments.
         eps: beside the root of the second.
@@ -38,8 +38,11 @@ class AdamR(torch.optim.Optimizer):
         eps: float = 1e-8,
         pull: float = 1e-2,
     ):
-        if lr < 0 or pull < 0 or eps <= 0 or not all(0 <= b < 1 for b in betas):
-            raise ResproutError(f"AdamR needs lr and pull from 0 and betas in [0, 1), got {lr:g}, {pull:g}, {betas}")
+        if not (lr >= 0 and pull >= 0 and eps > 0 and all(0 <= b < 1 for b in betas)):
+            raise ResproutError(
+                "AdamR needs lr and pull of 0 or more, eps above 0 and betas in [0, 1), got "
+                f"lr={lr:g}, pull={pull:g}, eps={eps:g}, betas={betas}"
+            )
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "pull": pull})
 
     @torch.no_grad()

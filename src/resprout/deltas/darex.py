@@ -14,10 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..core.errors import ResproutError
+from ..core.errors import ResproutError, check_finite
 from ..core.kinds import Fidelity
 from ._kind import DeltaPruner, Pair
-from .dare import Unit, dropped
+from .dare import Unit, check_drop, dropped
 from .delta import Tensors
 
 
@@ -49,8 +49,11 @@ class Darex(DeltaPruner):
         """Return q for each weight.
 
         Raises:
-            ResproutError: a q outside (0, 1], or a way that is unknown or lacks its data.
+            ResproutError: a number that is out of range, or a way that is unknown or lacks its data.
         """
+        check_drop(self.drop)
+        if not (self.grid >= 1 and self.seeds >= 1 and self.eta > 0 and 0 < self.gamma < 1):
+            raise ResproutError(f"darex needs grid and seeds of 1 or more, eta above 0 and gamma in (0, 1), got {self}")
         if isinstance(self.by, int | float):
             if not 0 < self.by <= 1:
                 raise ResproutError(f"q lies in (0, 1], got {self.by:g}")
@@ -79,11 +82,15 @@ class Darex(DeltaPruner):
 
 
 def search(pair: Pair, drops: list[Tensors], candidates: list[float], worth: Callable) -> float:
-    """Return the q of the highest mean worth over several drops; of equals the first."""
+    """Return the q of the highest mean worth over several drops; of equals the first.
+
+    Raises:
+        ResproutError: a worth that is not finite.
+    """
 
     def mean(q: float) -> float:
         networks = (pair.network({n: d / q for n, d in drop.items()}) for drop in drops)
-        return math.fsum(worth(network) for network in networks) / len(drops)
+        return check_finite(math.fsum(worth(network) for network in networks) / len(drops), f"the worth of q = {q:g}")
 
     return max(candidates, key=mean)
 
@@ -111,6 +118,8 @@ def analytic(
         drop, eta, gamma: as above.
         grid: values of q that are tried.
     """
+    if drop == 0:
+        return 1.0
     rows = delta.double().reshape(len(mean), -1, mean.shape[1])  # an output reads the inputs of its group
     c = (rows * mean.double()[:, None]).flatten(0, 1)
     q = torch.linspace(1 - drop, 1, grid + 1, dtype=torch.float64)[:-1]

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..core.errors import check_sparsity
 from ..core.kinds import Fidelity
 from ..core.masks import keep_count
 from ..core.select import top
@@ -25,7 +26,12 @@ class Largest(DeltaPruner):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, pair: Pair) -> Tensors:
-        """Choose."""
+        """Choose.
+
+        Raises:
+            ResproutError: a share outside [0, 1].
+        """
+        check_sparsity(self.drop, "drop")
         norms = pair.norms if self.inputs else {}
         return {n: d * self._kept(d, norms.get(n)) for n, d in pair.delta.items()}
 

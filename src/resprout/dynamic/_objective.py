@@ -23,6 +23,10 @@ class FireTogether(Objective):
     weight: float
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
+    def __post_init__(self) -> None:
+        if not (0 < self.part <= 1 and self.weight >= 0):
+            raise ResproutError(f"part is a share in (0, 1] of the heat, and weight 0 or more, got {self}")
+
     def __call__(self, run: Run, model: nn.Module, batch: Any) -> Tensor:
         """Return the sum.
 

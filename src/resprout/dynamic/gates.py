@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import ResproutError
+from ..core.errors import ResproutError, nearest
 
 
 class Gate(nn.Module):
@@ -36,11 +35,15 @@ class Gate(nn.Module):
 class Gated(nn.Module):
     """A network with gates behind some of its convolutions, and what they said of the last batch.
 
-    A gate's 0 or 1 multiplies what leaves the convolution's norm and ReLU: the module `after`, or the convolution itself.
+    A gate's 0 or 1 multiplies what leaves the module `after`, a convolution's norm before its ReLU, or the convolution itself.
 
     Args:
         model: the network.
-        layers: name of a convolution -> name of the module whose output is its heatmap ("" for the convolution itself).
+        layers: name of a convolution -> name of the norm or ReLU whose output, where above zero, is its heatmap ("" for the
+            convolution itself, of either sign).
+
+    Raises:
+        ResproutError: a name that is no convolution, or none of a module after it.
 
     Attributes:
         logits: name of a layer -> (samples, filters), of the last batch.
@@ -52,7 +55,9 @@ class Gated(nn.Module):
         super().__init__()
         self.model, self.after = model, dict(layers)
         modules = dict(model.named_modules())
-        for name in layers:
+        for name, after in layers.items():
+            if after not in modules:
+                raise nearest(after, [n for n in modules if n], f"module after {name!r}")
             if not isinstance(modules.get(name), nn.Conv2d):
                 raise ResproutError(
                     f"{name!r} is no convolution of {type(model).__name__}, and only their filters have gates"
@@ -71,6 +76,9 @@ class Gated(nn.Module):
         with self._hooked():
             return self.model(x)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"logits": {}, "heat": {}, "open": {}}  # a tensor with a history cannot be copied
+
     @contextlib.contextmanager
     def _hooked(self) -> Iterator[None]:
         modules, handles = dict(self.model.named_modules()), []
@@ -88,8 +96,8 @@ class Gated(nn.Module):
 
     def _closes(self, name: str) -> Any:
         def close(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            out = F.relu(out)  # what follows is a ReLU, for which this changes nothing
-            self.heat[name] = out.detach().amax((2, 3))
+            fires = out.detach().relu() if self.after[name] else out.detach().abs()
+            self.heat[name] = fires.amax((2, 3))
             keep = self.logits[name] > 0 if self.oracle is None else mass(self.heat[name], self.oracle)
             self.open[name] = keep.detach()
             return out * keep[:, :, None, None]
@@ -99,6 +107,8 @@ class Gated(nn.Module):
 
 def mass(heat: Tensor, part: float) -> Tensor:
     """Return which filters make up `part` of each sample's heat, bool: the fewest, hottest first; those without any never.
+
+    The one with which `part` is reached is among them (the released code leaves it out).
 
     Args:
         heat: (samples, filters), 0 or more.
@@ -143,16 +153,22 @@ def multiply_adds(gated: Gated, x: Tensor, read_by: Mapping[str, str]) -> tuple[
     return cost, sum(sizes.values())
 
 
+def blocks(model: nn.Module) -> dict[str, str]:
+    """Return the first convolution -> its norm of every block with conv1, bn1, conv2, such as a ResNet's."""
+    names = [n for n, m in model.named_modules() if all(hasattr(m, part) for part in ("conv1", "bn1", "conv2"))]
+    return {f"{n}.conv1": f"{n}.bn1" for n in names}
+
+
 def inner(model: nn.Module) -> tuple[dict[str, str], dict[str, str]]:
-    """Return (layer -> its norm, layer -> who reads it) of every block with conv1, bn1, conv2, such as a ResNet's.
+    """Return (layer -> its norm, layer -> who reads it) of every block with conv1, bn1, conv2.
 
     Raises:
         ResproutError: there is none.
     """
-    names = [n for n, m in model.named_modules() if all(hasattr(m, part) for part in ("conv1", "bn1", "conv2"))]
-    if not names:
+    found = blocks(model)
+    if not found:
         raise ResproutError(f"{type(model).__name__} has no blocks of conv1, bn1 and conv2: name its layers yourself")
-    return {f"{n}.conv1": f"{n}.bn1" for n in names}, {f"{n}.conv1": f"{n}.conv2" for n in names}
+    return found, {n: f"{n.removesuffix('conv1')}conv2" for n in found}
 
 
 def estimate(gated: Gated, batches: Sequence[Tensor], read_by: Mapping[str, str], part: float) -> float:

@@ -43,7 +43,12 @@ def pgd(
         steps: how many; 0 changes nothing (but for the random start).
         low, high: what an input can be at all, in the same units.
         generator: of a random start within the box; None starts at x.
+
+    Raises:
+        ResproutError: epsilon, step or steps below 0, or NaN.
     """
+    if not (bool((torch.as_tensor(epsilon) >= 0).all()) and bool((torch.as_tensor(step) >= 0).all()) and steps >= 0):
+        raise ResproutError(f"epsilon, step and steps of an attack are 0 or more, got {epsilon}, {step}, {steps}")
 
     def allowed(moved: Tensor) -> Tensor:
         moved = torch.minimum(torch.maximum(moved, x - epsilon), x + epsilon)
@@ -75,6 +80,7 @@ def attacked(loss: Callable[[Any], Tensor], batch: Any, epsilon: Bound, step: Bo
     Raises:
         ResproutError: it has another form, or inputs that are no numbers.
     """
-    if not isinstance(batch, tuple | list) or not batch[0].is_floating_point():
+    x = batch[0] if isinstance(batch, tuple | list) and batch else None
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         raise ResproutError("an attack moves inputs: batches must be (inputs, ...) with inputs that are numbers")
-    return (pgd(lambda x: loss((x, *batch[1:])), batch[0], epsilon, step, steps), *batch[1:])
+    return (pgd(lambda moved: loss((moved, *batch[1:])), x, epsilon, step, steps), *batch[1:])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ResproutError
 from ..core.kinds import Method
+from ..core.masks import keep_count
 from ..core.select import top
 from .collection import Collection
 
@@ -33,9 +34,11 @@ def kept(scores: Scores, pruned: float) -> NDArray[np.bool_]:
     """Return which passages stay when the share `pruned` of them, those of the lowest scores, are dropped: an exact count.
 
     Raises:
-        ResproutError: no share, or a score that is not finite.
+        ResproutError: no share, no passages, or a score that is not finite.
     """
+    if not len(scores):
+        raise ResproutError("there are no passages to prune: scores is empty")
     if not 0 <= pruned < 1:
         raise ResproutError(f"a share in [0, 1) of the passages is pruned, got {pruned:g}")
     order = torch.from_numpy(np.asarray(scores)).float()
-    return top({"": order}, max(1, len(order) - round(pruned * len(order))))[""].numpy()
+    return top({"": order}, max(1, keep_count(pruned, len(order))))[""].numpy()

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..core.errors import ResproutError
 from ..core.kinds import Fidelity
 from ._kind import Quality, Scores
 from .collection import Collection
@@ -23,9 +24,15 @@ class Cdd(Quality):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, collection: Collection, seed: int = 0) -> Scores:
-        """Return the distances, negative."""
+        """Return the distances, negative.
+
+        Raises:
+            ResproutError: `smooth` is no share.
+        """
+        if not 0 < self.smooth <= 1:
+            raise ResproutError(f"smooth is a share in (0, 1] of the collection's words, got {self.smooth:g}")
         whole = Counter(word for tokens in collection.tokens for word in tokens)
-        total = sum(whole.values())
+        total = max(1, sum(whole.values()))
         return np.array([-self._distance(Counter(t), len(t), whole, total) for t in collection.tokens])
 
     def _distance(self, counts: Counter[str], length: int, whole: Counter[str], total: int) -> float:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..core.errors import ResproutError
 from ..core.kinds import Fidelity
 from ._kind import Quality, Scores
 from .collection import Collection
@@ -24,7 +25,13 @@ class Fluency(Quality):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, collection: Collection, seed: int = 0) -> Scores:
-        """Return the means; an empty passage is as bad as can be."""
+        """Return the means; a passage of fewer than two words is as bad as can be.
+
+        Raises:
+            ResproutError: `backoff` is no share.
+        """
+        if not 0 < self.backoff <= 1:
+            raise ResproutError(f"backoff is a share in (0, 1] of the probability, got {self.backoff:g}")
         pairs = Counter(p for t in collection.tokens for p in pairwise(t))
         single = Counter(w for t in collection.tokens for w in t)
         total, vocabulary = sum(single.values()), len(single) + 1
@@ -38,5 +45,5 @@ class Fluency(Quality):
                 before = single[a] - mine[a]
                 after = (pairs[a, b] - own[a, b]) / before if before else 0.0
                 value += count * math.log((1 - self.backoff) * after + self.backoff * alone)
-            found.append(value / max(1, len(tokens) - 1) if len(tokens) > 1 else floor)
+            found.append(value / (len(tokens) - 1) if len(tokens) > 1 else floor)
         return np.array(found)

@@ -46,11 +46,16 @@ def equivalence(ours: ArrayLike, theirs: ArrayLike, bound: float) -> float:
         bound: in the unit of the numbers, such as 5 % of the mean of `theirs`.
 
     Raises:
-        ResproutError: fewer than two pairs, a bound that is not positive, or scipy is missing.
+        ResproutError: fewer than two pairs, numbers that are not finite, a bound that is not positive, or scipy is missing.
     """
-    gap = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
-    if gap.ndim != 1 or len(gap) < 2 or bound <= 0:
-        raise ResproutError(f"equivalence needs two pairs at least and a positive bound, got {gap.shape} and {bound:g}")
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2 or not bound > 0:
+        raise ResproutError(
+            f"equivalence needs two pairs at least and a bound above 0, got {a.shape}, {b.shape}, {bound}"
+        )
+    gap = a - b
+    if not np.isfinite(gap).all():
+        raise ResproutError("equivalence compares numbers, and a difference of ours and theirs is not finite")
     try:
         from scipy.stats import t
     except ImportError as error:
@@ -61,18 +66,3 @@ def equivalence(ours: ArrayLike, theirs: ArrayLike, bound: float) -> float:
     lower = t.sf((mean + bound) / error_, len(gap) - 1)  # that the mean is not above -bound
     upper = t.sf((bound - mean) / error_, len(gap) - 1)  # that it is not below +bound
     return float(max(lower, upper))
-
-
-def auc(scores: ArrayLike, positive: ArrayLike) -> float:
-    """Return the probability that a positive scores higher than a negative, ties half.
-
-    Raises:
-        ResproutError: one of the two is empty.
-    """
-    s, y = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    if not y.any() or y.all():
-        raise ResproutError("AUC compares positives with negatives, and one of them is empty")
-    _, inverse, counts = np.unique(s, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # the mean rank of equals
-    n = int(y.sum())
-    return float((ranks[y].sum() - n * (n + 1) / 2) / (n * (len(y) - n)))

@@ -2,7 +2,7 @@
 
 Toneva, Sordoni, Tachet des Combes, Trischler, Bengio, Gordon: "An Empirical Study of Example Forgetting during Deep Neural
 Network Learning", ICLR 2019, arXiv:1812.05159. The paper looks at each batch as it is trained on; here all samples are
-looked at after every epoch.
+looked at after every epoch of a course, and once before each new draw.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ._kind import SampleScore, Seen
 
 @dataclass(frozen=True)
 class Forgetting(SampleScore):
-    """The number of times a sample was forgotten; one more than possible for those that were never right."""
+    """The number of times a sample was forgotten; that of all looks, which is more than possible, where it was never right."""
 
     over_time: ClassVar[bool] = True
     fidelity: ClassVar[Fidelity] = "identity-checked"

@@ -8,6 +8,7 @@ alpha KL(teacher || student).
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..core.errors import ResproutError
 from ..core.kinds import Fidelity
 from ..core.run import Run
 from ..core.steps import Mark, Rewind
@@ -17,6 +18,7 @@ from ..methods.schedule.cosine import Cosine
 from ._kind import Course, SampleScore
 from ._steps import Draw, served, teach
 from .random import Random
+from .subset import check_share
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,16 @@ class KdDataPruning(Course):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __call__(self, run: Run) -> None:
-        """Train the teacher, which becomes the point "dense", and the student, with which the run ends."""
+        """Train the teacher, which becomes the point "dense", and the student, with which the run ends.
+
+        Raises:
+            ResproutError: numbers that are out of range.
+        """
+        check_share(self.keep)
+        if not (0 <= self.alpha <= 1 and self.temperature > 0):
+            raise ResproutError(f"alpha is a share in [0, 1] and temperature above 0, got {self}")
+        if not (self.epochs >= 1 and self.scored_after >= 0 and self.student_epochs > 0):
+            raise ResproutError(f"teacher and student need epochs to learn in, got {self}")
         whole, lr = run.task, Cosine(self.lr, 0.0, warmup=0.05)
         steps = max(1, round(self.student_epochs * whole.steps_per_epoch))
         soon = min(self.scored_after, self.epochs)

@@ -14,8 +14,9 @@ from ..core.run import Run
 from ..core.train import Optimizer
 from ..methods.schedule.cosine import Cosine
 from ._kind import Course, SampleScore
-from ._steps import Draw, served, teach
+from ._steps import Draw, Notice, served, teach
 from .el2n import El2n
+from .subset import check_share
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class NluDataDiet(Course):
         """Train.
 
         Raises:
-            ResproutError: epochs that do not add up.
+            ResproutError: epochs that do not add up, or a share that is none.
         """
+        check_share(self.keep, self.offset)
         if not (0 <= self.first <= self.epochs and self.epochs >= 1 and self.every >= 1):
             raise ResproutError(
                 f"a diet has epochs, the first of them on all samples, and draws every so many; got {self}"
@@ -58,3 +60,5 @@ class NluDataDiet(Course):
             end = min(begin + begins.step, self.epochs)
             teach(run, (begin, end, self.epochs), lr, self.optimizer)
             run.task = whole
+            if self.score.over_time:
+                run.do(Notice())

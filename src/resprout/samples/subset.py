@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ResproutError
+from ..core.errors import CheckpointError, ResproutError
 from ..core.masks import Masks
 from ..core.select import top
 from ..core.store import checksum
@@ -39,15 +39,24 @@ def shown(task: Task) -> Task:
     return dataclasses.replace(task, validation=pair(task))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
+def check_share(share: float, offset: float = 0.0) -> None:
+    """Say whether `choose` can keep so many.
+
+    Raises:
+        ResproutError: it cannot.
+    """
+    if not (0 < share <= 1 and offset >= 0 and share + offset <= 1 + 1e-9):
+        raise ResproutError(f"of all samples a share in (0, 1] is kept below an offset, got {share:g} below {offset:g}")
+
+
 @torch.no_grad()
 def choose(scores: Tensor, share: float, offset: float = 0.0) -> Tensor:
     """Return which samples are kept, bool (samples,): the best `share` of all below the very best `offset`.
 
     Raises:
-        ResproutError: shares that are no share, or leave no sample.
+        ResproutError: shares that are no share, or leave no sample; a score that is not finite.
     """
-    if not (0 < share <= 1 and offset >= 0 and share + offset <= 1 + 1e-9):
-        raise ResproutError(f"of all samples a share in (0, 1] is kept below an offset, got {share:g} below {offset:g}")
+    check_share(share, offset)
     n = len(scores)
     keep, skip = max(1, round(share * n)), math.floor(offset * n + 1e-9)
     skip = min(skip, n - keep)
@@ -61,9 +70,18 @@ def to_text(keep: Tensor) -> str:
 
 
 def from_text(text: str, samples: int) -> Tensor:
-    """Return the bits of `to_text`, bool (samples,)."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8), count=samples)
-    return torch.from_numpy(bits.astype(bool))
+    """Return the bits of `to_text`, bool (samples,).
+
+    Raises:
+        CheckpointError: a text that is cut short, or of another number of samples.
+    """
+    try:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
+    except ValueError as error:
+        raise CheckpointError(f"the journal's bits of {samples} samples are no hexadecimal text") from error
+    if len(bits) != -(-samples // 8) * 8:
+        raise CheckpointError(f"the journal has {len(bits)} bits of samples where the task has {samples} samples")
+    return torch.from_numpy(bits[:samples].astype(bool))
 
 
 class Subset(Task):
@@ -97,6 +115,10 @@ class Subset(Task):
     def fingerprint(self) -> str:
         """A hash of which samples are kept."""
         return checksum({"keep": self.keep})[:12]
+
+    def suits(self, model: nn.Module) -> Mapping[str, Any]:
+        """As of the whole task."""
+        return self.task.suits(model)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -26,13 +26,20 @@ class Prompt:
     Attributes:
         logits: (samples, kept, words), of the kept tokens.
         next: the position id of what comes next.
+
+    Raises:
+        ResproutError: tokens of another form, or fewer than `kept` speaks of.
     """
 
     @torch.no_grad()
     def __init__(self, model: Any, tokens: Tensor, kept: Kept):
         if tokens.dim() != (3 if tokens.is_floating_point() else 2):
             raise ResproutError(
-                f"tokens are (samples, tokens) or embeddings (samples, tokens, width), got {tokens.shape}"
+                f"tokens are (samples, tokens) or embeddings (samples, tokens, width), got {tuple(tokens.shape)}"
+            )
+        if int(kept.order.max()) >= tokens.shape[1]:
+            raise ResproutError(
+                f"kept names place {int(kept.order.max())} of {tokens.shape[1]} tokens: give it their number as total"
             )
         self.model, self.seen, self.next, self._cache = model, 0, kept.following, None
         order, ids = kept.order.to(tokens.device), kept.ids.to(tokens.device)
@@ -46,10 +53,11 @@ class Prompt:
         return self._read(tokens, ids)
 
     def generate(self, count: int) -> Tensor:
-        """Return the `count` most likely tokens to come, one after another, int64 (samples, count)."""
-        said = [self.logits[:, -1].argmax(-1, keepdim=True)]
-        while len(said) < count:
-            said.append(self.feed(said[-1])[:, -1].argmax(-1, keepdim=True))
+        """Return the `count` most likely tokens to come, one after another, int64 (samples, count); they have been read then."""
+        said = [self._last[:, :0]]
+        for _ in range(count):
+            said.append(self._last)
+            self.feed(said[-1])
         return torch.cat(said, 1)
 
     def _read(self, tokens: Tensor, ids: Tensor) -> Tensor:
@@ -60,5 +68,5 @@ class Prompt:
             **given, position_ids=ids[None].expand(len(tokens), -1), attention_mask=mask, past_key_values=self._cache,
             use_cache=True,
         )  # fmt: skip
-        self._cache = out.past_key_values
+        self._cache, self._last = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
         return out.logits

@@ -30,7 +30,7 @@ class Lrp(Score):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __post_init__(self) -> None:
-        if self.alpha < 1:
+        if not self.alpha >= 1:
             raise ResproutError(f"alpha must be 1 or more, got {self.alpha:g}")
 
     def __call__(self, probe: Probe) -> dict[str, Tensor]:
