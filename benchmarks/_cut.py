@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import resprout as rs
+from resprout.core.norms import refresh
 
 
 @torch.no_grad()
@@ -15,11 +16,5 @@ def accuracy(model: nn.Module, task: rs.Task, masks: rs.Masks) -> float:
     for name, weight in cut.named_parameters():
         if name in masks:
             weight.mul_(masks[name])
-    for module in cut.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the plain mean
-    cut.train()
-    for _, (x, _) in zip(range(8), task.batches("train"), strict=False):
-        cut(x)
+    refresh(cut, task, batches=8)
     return task.evaluate(cut.eval(), "validation")["accuracy"]

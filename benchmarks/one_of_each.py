@@ -38,14 +38,16 @@ def imp_rewind(args: argparse.Namespace) -> None:
 
 
 def swamp(args: argparse.Namespace) -> None:
-    """Four particles at equal epochs and at four times as many, and the way between two of them."""
+    """Four particles at equal epochs, and as long each as a network that is alone; and the way between two of them.
+
+    In 192 epochs a training of `imp_rewind` has 32, one of a particle 8; in 768 a particle has 32.
+    """
     arms = {
-        "imp_rewind": "imp_rewind(epochs=48, rate=0.5, early=0.05)",
-        "swamp, equal epochs": "swamp(epochs=48, rate=0.5, early=0.05)",
-        "imp_rewind, 4 x the epochs": "imp_rewind(epochs=192, rate=0.5, early=0.05)",
-        "swamp, 4 x the epochs": "swamp(epochs=192, rate=0.5, early=0.05)",
-    }
-    run = race(arms, "0.96875", args.seeds, 0)["swamp, 4 x the epochs"][0]
+        f"{name}, {epochs} epochs": f"{name}(epochs={epochs}, rate=0.5, early=0.05)"
+        for epochs in (192, 768)
+        for name in ("imp_rewind", "swamp")
+    } | {"one particle, 192 epochs": "swamp(epochs=192, rate=0.5, early=0.05, particles=1)"}
+    run = race(arms, "0.96875", args.seeds, 0)["swamp, 768 epochs"][0]
     a, b = mlp(0), mlp(0)
     a.load_state_dict(run.tensors_at("particle-0"))
     b.load_state_dict(run.tensors_at("particle-1"))
@@ -69,9 +71,13 @@ def gsm(args: argparse.Namespace) -> None:
 
 
 def lobster(args: argparse.Namespace) -> None:
-    """Against gradual pruning, and against its own thresholds without the decay."""
-    arms = {f"lobster, lambda {s}": f"lobster(epochs=30, strength={s})" for s in (0.0, 1e-3)}
-    race({"one_way": "one_way(epochs=30)"} | arms, "0.95", args.seeds)
+    """Against gradual pruning, and against its own thresholds without the decay; what the thresholds reach before the cut."""
+    for epochs in (30, 120):
+        arms = {f"lobster {s}, {epochs} epochs": f"lobster(epochs={epochs}, strength={s})" for s in (0.0, 1e-3)}
+        runs = race({f"one_way, {epochs} epochs": f"one_way(epochs={epochs})"} | arms, "0.95", args.seeds)
+        for name in arms:
+            reached = [[r["sparsity"] for r in run.journal if r["step"] == "WithinTolerance"][-1] for run in runs[name]]
+            print(f"  {name}: thresholds alone reach {', '.join(f'{100 * s:.0f}' for s in reached)} %")
 
 
 def chita(args: argparse.Namespace) -> None:
@@ -83,8 +89,7 @@ def chita(args: argparse.Namespace) -> None:
 
 
 def robust_pai(args: argparse.Namespace) -> None:
-    """Thirty hidden layers of 60, cut before training."""
-    given = "epochs=25, lr=0.003, optimizer=optimizer(decay=0.0, nesterov=False)"
+    """Six hidden layers of 100 at 90 % and ten at 80 %, cut before training; and the same trained dense."""
     ways = [
         ("snip", "none"),
         ("snip", "match"),
@@ -92,8 +97,12 @@ def robust_pai(args: argparse.Namespace) -> None:
         ("magnitude", "formula"),
         ("magnitude", "match"),
     ]
-    arms = {f"{score}, {how}": f"robust_pai({given}, score={score}, rescale={how})" for score, how in ways}
-    race(arms, "0.8", args.seeds, 0, *[60] * 30)
+    for depth, lr, budget in ((6, 0.03, "0.9"), (10, 0.02, "0.8")):
+        given = f"epochs=20, lr={lr}, optimizer=optimizer(decay=0.0, nesterov=False)"
+        arms = {f"{score}, {how}": f"robust_pai({given}, score={score}, rescale={how})" for score, how in ways}
+        print(f"{depth} hidden layers")
+        race({"dense": f"robust_pai({given}, rescale=none)"}, "0.0", args.seeds, 0, *[100] * depth)
+        race(arms, budget, args.seeds, 0, *[100] * depth)
 
 
 def oba(args: argparse.Namespace) -> None:

@@ -98,6 +98,24 @@ def test_the_form_of_a_method(path):
     assert method == cls()
 
 
+def shadowed(cls: type) -> list[str]:
+    """Fields that hide a method of the kind: a rule with a field `end` would have a number where training calls a hook."""
+    bases = [b for b in cls.__mro__[1:] if b is not object]
+    names = [f.name for f in dataclasses.fields(cls)]
+    return [n for n in names if any(inspect.isfunction(vars(b).get(n)) for b in bases)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_no_field_has_the_name_of_a_hook(path):
+    cls = method_of(path)
+    assert not shadowed(cls), f"{cls.__name__} hides {shadowed(cls)} of its kind: name the field otherwise"
+
+
+@pytest.mark.parametrize("hook", ["begin", "end", "after_step", "after_backward"])
+def test_a_hidden_hook_is_seen(hook):
+    assert shadowed(dataclasses.make_dataclass("Odd", [(hook, float, 0.5)], bases=(kinds.Rule,), frozen=True)) == [hook]
+
+
 def state(model: nn.Module) -> list:
     rng = torch.get_rng_state()
     tensors = [t.clone() for t in model.state_dict().values()]

@@ -1,5 +1,6 @@
 """Learned masks: identities of the gates, exact counts, and a run that is killed within."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from resprout.core.steps import Mark
 from resprout.core.store import RunFolder
 from resprout.core.train import Optimizer, Train
 from resprout.methods.allocate.global_ import Global
+from resprout.methods.gate.hard_concrete import HardConcrete
 from resprout.methods.gate.straight_through import StraightThrough
 from resprout.methods.gate.transport import Transport, shift
 from resprout.methods.recipe.learned_mask import LearnedMask
@@ -86,6 +88,49 @@ def test_what_is_dead_stays_dead():
     run.do(learn(4, StraightThrough(), 20))
     assert run.masks.alive == 20
     assert not (run.masks - Masks(half)).alive
+
+
+def halved() -> Run:
+    """Every other weight of the first layer is dead, and all of the second."""
+    run = Run(net(), task())
+    run.set_masks(
+        Masks({n: (torch.arange(m.numel()).reshape(m.shape) % 2 == 0) & (len(m) > 2) for n, m in run.masks.items()})
+    )
+    return run
+
+
+@pytest.mark.filterwarnings("ignore::resprout.core.errors.LayerDied")
+@pytest.mark.parametrize("gate", [StraightThrough(1.0), Transport(), HardConcrete(begin=0.0)], ids=repr)
+def test_the_dead_take_no_part(gate):
+    run = halved()
+    gated = Gated(run, gate, lambda t: 12, Global())
+    made = {n: m.detach() for n, m in gated.passing().items()}
+    if not isinstance(gate, HardConcrete):  # which draws how many
+        assert float(torch.cat([m.flatten() for m in made.values()]).sum()) == pytest.approx(12)
+    assert all(not m[~run.masks[n]].any() for n, m in made.items())
+    run.task.loss(gated, next(iter(run.task.batches("train")))).backward()
+    assert all(p.grad is None or not p.grad[~run.masks[n]].any() for n, p in zip(run.masks, gated.apart, strict=True))
+    gated.t = 1.0
+    penalty = gated.penalty()
+    with torch.no_grad():
+        for n, p in zip(run.masks, gated.apart, strict=True):
+            p[~run.masks[n]] = 9.0
+    assert gated.penalty() == penalty
+    assert gated.chosen(12).alive == 12
+    assert gated.chosen(12) <= run.masks
+
+
+def test_a_frozen_network_runs_as_in_use_and_its_norms_stand_still():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(), nn.Linear(8, 2))
+    run = Run(model, task())
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    seen = []
+    model[2].register_forward_hook(lambda m, args, out: seen.append(torch.equal(args[0], out)))
+    gated = dataclasses.replace(learn(4, HardConcrete(), run.masks.total), weights=False)
+    run.do(gated)
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert all(seen)
 
 
 def test_units_that_do_not_pass_go_on_learning():

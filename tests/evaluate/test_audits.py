@@ -125,6 +125,19 @@ def test_robustness_without_room_is_the_accuracy_and_more_room_is_less():
     assert mean[1] > mean[5]
 
 
+def test_an_audit_leaves_the_mode_of_every_module_as_it_was():
+    """Norms that are frozen while all else learns stay frozen."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10)).train()
+    model[1].eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    subject = Subject(model, digits(), Subject(model, digits()))
+    for audit in (Robustness(samples=20, severities=(1,)), Calibration(), Privacy(samples=20, draws=2), Subgroups()):
+        audit(subject)
+        assert [m.training for m in model.modules()] == [True, True, False, True, True], audit
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
 def test_audits_refuse_what_does_not_fit():
     with pytest.raises(ResproutError, match="images"):
         Auditor({"robustness": Robustness()}, noise_task())

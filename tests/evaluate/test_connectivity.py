@@ -9,7 +9,8 @@ from torch import nn
 import resprout as rs
 from resprout.compare.train import train
 from resprout.core.errors import ResproutError
-from resprout.evaluate.connectivity import between, cka, features, mode_connectivity, refresh, similarity
+from resprout.core.norms import refresh
+from resprout.evaluate.connectivity import between, cka, features, mode_connectivity, similarity
 from resprout.tasks.digits import digits
 
 

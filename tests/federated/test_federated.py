@@ -75,7 +75,7 @@ def test_every_sample_has_one_client(federation):
 def test_small_alpha_makes_clients_unlike():
     def skew(alpha: float) -> float:
         whole = task()
-        parts = Federation(6, 6, alpha=alpha, least=1).split(whole)
+        parts = Federation(6, 6, alpha=alpha, least=2).split(whole)
         most = [float(whole.train[1][p].bincount(minlength=4).max()) / len(p) for p in parts]
         return sum(most) / len(most)
 
@@ -87,6 +87,31 @@ def test_a_split_says_what_it_cannot_do():
         Federation(60, 5).split(task())
     with pytest.raises(ResproutError, match="per_round <= count"):
         Federation(5, 6)
+
+
+def test_the_smallest_client_has_something_to_train_on_and_to_be_judged_by():
+    whole, federation = task(40), Federation(12, 12, alpha=0.5, least=2)
+    parts = federation.split(whole)
+    assert min(map(len, parts)) == 2
+    clients = [federation.client(whole, i, parts) for i in range(12)]
+    assert min(len(part[1]) for c in clients for part in (c.train, c.validation)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Federation(least=1), "two samples"),
+        (lambda: Federation(classes=0), "two samples"),
+        (lambda: FedTiny(candidates=0), "candidates"),
+        (lambda: FedTiny(every=0), "every"),
+        (lambda: FedTiny(share=0.6), "share"),
+        (lambda: FedTiny(epochs=float("nan")), "epochs"),
+        (lambda: Choose(Federation(), Budget.parse("0.5"), 2, 0.5, Magnitude(), Erk(), "sharde"), "shared"),
+    ],
+)
+def test_settings_that_are_none_are_named(make, says):
+    with pytest.raises(ResproutError, match=says):
+        make()
 
 
 def test_a_round_of_one_step_each_is_one_step_on_all_they_have():
@@ -155,6 +180,13 @@ def test_a_single_client_with_all_its_data_in_one_batch_is_central_rigl():
     assert torch.equal(run.masks[names[0]], central.masks[names[0]])
     assert torch.equal(run.masks[names[2]], central.masks[names[2]])
     assert not torch.equal(run.masks[names[1]], central.masks[names[1]])
+
+
+def test_norms_without_running_statistics_are_not_counted():
+    run = Run(nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.Flatten(),
+                            nn.Linear(24, 4)), task())  # fmt: skip
+    record = run.do(Choose(Federation(3, 3), Budget.parse("0.5"), 2, 0.5, Magnitude(), Uniform()))
+    assert record["up"] == 2 * 3
 
 
 def test_batch_norms_are_measured_and_left_alone():

@@ -7,11 +7,12 @@ from torch import nn
 import resprout as rs
 from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
+from resprout.core.norms import recalibrate
 from resprout.core.probe import Probe
 from resprout.core.run import Run
 from resprout.core.steps import Mark
 from resprout.core.units import Group, Slot, spread
-from resprout.methods.recover.obs import Obs, compensate, recalibrate
+from resprout.methods.recover.obs import Obs, compensate
 from resprout.methods.score.group_sum import GroupSum
 from resprout.methods.score.obspa import Obspa
 from resprout.numerics.curvature import columns, curvature, inverse, least_squares, removal

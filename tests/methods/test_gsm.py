@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from sign_task import perceptron, start
 from torch import nn
 
 import resprout as rs
@@ -20,23 +21,8 @@ from resprout.tasks.digits import digits
 SGD = Optimizer(momentum=0.9, decay=0.01, nesterov=False)
 
 
-def task() -> rs.Arrays:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(96, 6, generator=g)
-    y = (x[:, 0] > 0).long()
-    return rs.Arrays((x, y), (x[:32], y[:32]), (x[:32], y[:32]), batch_size=16, name="tiny")
-
-
-def start() -> Run:
-    torch.manual_seed(1)
-    run = Run(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), task(), probe_batches=2)
-    run.do(Mark("start"))
-    run.do(Mark("dense"))
-    return run
-
-
 def test_what_never_learns_follows_momentum_and_decay_alone():
-    run = start()
+    run = start(perceptron(8))
     before = {n: w.detach().double().clone() for n, w in run.weights().items()}
     steps, lr = 30, 0.05
     run.do(Train(steps, Constant(lr), SGD, GlobalMomentum(0)))
@@ -50,7 +36,7 @@ def test_what_never_learns_follows_momentum_and_decay_alone():
 
 
 def test_exactly_so_many_weights_learn_and_they_are_the_best():
-    run = start()
+    run = start(perceptron(8))
     seen = []
 
     class Spy(GlobalMomentum):
@@ -68,14 +54,14 @@ def test_exactly_so_many_weights_learn_and_they_are_the_best():
 
 
 def test_where_all_learn_it_is_momentum_sgd_bit_for_bit():
-    a, b = start(), start()
+    a, b = start(perceptron(8)), start(perceptron(8))
     a.do(Train(20, Constant(0.05), SGD, GlobalMomentum(a.masks.total)))
     b.do(Train(20, Constant(0.05), SGD))
     assert all(torch.equal(w, b.weights()[n]) for n, w in a.weights().items())
 
 
 def test_too_small_an_exponent_is_refused_before_training():
-    run = start()
+    run = start(perceptron(8))
     with pytest.raises(ResproutError, match=r"exp\(-0\.\d+\).*leave decay out"):
         Gsm(epochs=2, decay=1e-4)(run, [rs.Sparsity(0.5)])
     assert run.trained == 0

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from sign_task import perceptron, start
 from torch import nn
 
 import resprout as rs
 from resprout.core.masks import Masks
 from resprout.core.run import Run
-from resprout.core.steps import Mark
 from resprout.core.train import Optimizer, Train
 from resprout.methods.recipe._tolerance import WithinTolerance, validation_loss
 from resprout.methods.recipe.lobster import Lobster
@@ -63,24 +63,9 @@ def test_weights_without_relevance_decay_geometrically_and_the_others_converge()
     assert torch.allclose(weight[:3], truth[:3], atol=0.02)
 
 
-def task() -> rs.Arrays:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(96, 6, generator=g)
-    y = (x[:, 0] > 0).long()
-    return rs.Arrays((x, y), (x[:32], y[:32]), (x[:32], y[:32]), batch_size=16, name="tiny")
-
-
-def start() -> Run:
-    torch.manual_seed(1)
-    run = Run(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2)), task(), probe_batches=2)
-    run.do(Mark("start"))
-    run.do(Mark("dense"))
-    return run
-
-
 @pytest.mark.parametrize("tolerance", [0.0, 0.05, 0.5])
 def test_the_threshold_is_the_largest_within_the_tolerance(tolerance):
-    run = start()
+    run = start(perceptron(16))
     run.do(Train(20, Constant(0.3)))
     before = validation_loss(run)
     cut = run.do(WithinTolerance(tolerance, rs.Sparsity(1.0)))
@@ -92,7 +77,7 @@ def test_the_threshold_is_the_largest_within_the_tolerance(tolerance):
 
 
 def test_no_more_is_cut_than_the_budget_asks_for():
-    run = start()
+    run = start(perceptron(16))
     run.do(Train(20, Constant(0.3)))
     cut = run.do(WithinTolerance(1e9, rs.Nonzero(100)))
     assert cut["met"]
@@ -100,7 +85,7 @@ def test_no_more_is_cut_than_the_budget_asks_for():
 
 
 def test_the_recipe_cuts_by_validation_and_meets_its_budgets_and_epochs():
-    run = start()
+    run = start(perceptron(16))
     Lobster(epochs=16, strength=1e-3, tolerance=0.2, every=0.5, better=0.5)(run, [rs.Nonzero(80), rs.Nonzero(40)])
     assert [r["alive"] for r in run.journal if r["step"] == "Arrive"] == [80, 40]
     assert run.trained == 16 * run.task.steps_per_epoch

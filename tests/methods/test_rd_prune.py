@@ -4,35 +4,19 @@ import itertools
 
 import pytest
 import torch
+from sign_task import perceptron, start
 from torch import nn
 
 import resprout as rs
 from resprout.core.errors import ResproutError
 from resprout.core.kinds import Scores
-from resprout.core.run import Run
-from resprout.core.steps import Mark
 from resprout.methods.allocate.rate_distortion import RateDistortion
 from resprout.methods.recipe.rd_prune import RdPrune
 from resprout.methods.search.distortion import Distortion
 
 
-def task() -> rs.Arrays:
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(96, 6, generator=g)
-    y = (x[:, 0] > 0).long()
-    return rs.Arrays((x, y), (x[:32], y[:32]), (x[:32], y[:32]), batch_size=16, name="tiny")
-
-
-def start(model: nn.Module | None = None) -> Run:
-    torch.manual_seed(1)
-    run = Run(model or nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 2)), task(), probe_batches=2)
-    run.do(Mark("start"))
-    run.do(Mark("dense"))
-    return run
-
-
 def test_tables_are_what_cutting_a_layer_alone_does():
-    run = start()
+    run = start(perceptron(10))
     found = Distortion((0.0, 0.5, 1.0), batches=2)(run)
     data = torch.cat([b[0] for b in run.probe("distortion").data()])
     whole = run.model(data).detach()
@@ -45,10 +29,12 @@ def test_tables_are_what_cutting_a_layer_alone_does():
             weight.copy_(kept * (kept.abs() >= edge))
             assert distortion == pytest.approx(float((run.model(data) - whole).square().sum(1).mean()), abs=1e-5)
     assert found["tables"]["0.weight"][-1] == 0
-    worst = Distortion((0.0, 0.5, 1.0), batches=2, worst=True)(start())
+    worst = Distortion((0.0, 0.5, 1.0), batches=2, worst=True)(start(perceptron(10)))
     assert worst["tables"]["0.weight"][1] > found["tables"]["0.weight"][1]
     with pytest.raises(ResproutError, match="levels"):
         Distortion((1.0, 0.5))
+    with pytest.raises(ResproutError, match="levels"):
+        Distortion((0.5, 1.5))
 
 
 def test_the_allocation_equals_brute_force_at_prices():
@@ -89,7 +75,7 @@ def test_a_layer_that_is_scaled_up_is_protected():
 
 
 def test_rounds_nest_and_meet_several_budgets():
-    run = start()
+    run = start(perceptron(10))
     RdPrune(epochs=4, rounds=2)(run, [rs.Nonzero(50), rs.Nonzero(20)])
     assert [r["alive"] for r in run.journal if r["step"] == "Arrive"] == [50, 20]
     assert run.trained == 4 * run.task.steps_per_epoch

@@ -78,11 +78,12 @@ def test_the_formula_is_for_masks_that_know_nothing_of_the_inputs(score, fell, l
     assert low < power(model) / whole < high
 
 
-def test_a_match_counts_the_bias():
+@pytest.mark.parametrize(("conv", "places"), [(nn.Conv1d, (8,)), (nn.Conv2d, (8, 8))])
+def test_a_match_counts_the_bias(conv, places):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
+    model = nn.Sequential(conv(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 6 ** len(places), 3))
     g = torch.Generator().manual_seed(1)
-    x = torch.randn(16, 1, 8, 8, generator=g)
+    x = torch.randn(16, 1, *places, generator=g)
     batches, dense = [(x, torch.randint(3, (16,), generator=g))], copy.deepcopy(model)
     rs.prune(model, 0.7)
     probe = Probe(model, data=batches, loss=loss, anchor=dense.state_dict(), training=False)

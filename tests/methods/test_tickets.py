@@ -95,6 +95,22 @@ def test_early_rewinding_is_not_the_initialisation():
     assert not same(run, other)
 
 
+@pytest.mark.parametrize("make", [LthImp, ImpRewind, Swamp])
+@pytest.mark.parametrize(
+    ("given", "says"), [({"rate": 0.0}, "rate"), ({"rate": 1.0}, "rate"), ({"epochs": float("nan")}, "epochs")]
+)
+def test_rounds_that_would_never_end_are_refused(make, given, says):
+    with pytest.raises(ResproutError, match=says):
+        make(**given)
+
+
+def test_settings_that_are_none_are_named():
+    with pytest.raises(ResproutError, match="early"):
+        ImpRewind(early=1.0)
+    with pytest.raises(ResproutError, match="particles"):
+        Swamp(particles=0)
+
+
 @pytest.mark.parametrize("early", [0.0, 0.2])
 def test_one_particle_without_averaging_is_rewinding_exactly(early):
     one, imp = start(), start()

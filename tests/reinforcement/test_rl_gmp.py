@@ -119,6 +119,30 @@ def test_a_run_killed_within_play_ends_bit_for_bit_the_same(tmp_path):
     assert all(torch.equal(t, again.model.state_dict()[n]) for n, t in whole.model.state_dict().items())
 
 
+class Drawing(nn.Module):
+    """Draws while it learns, and only then."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.5)), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def test_only_what_learns_draws_and_the_run_decides_what():
+    def played(luck: int) -> Run:
+        run = Run(Drawing(), world())
+        torch.manual_seed(luck)
+        run.do(play(6))
+        return run
+
+    one, other = played(1), played(2)
+    assert all(torch.equal(t, other.model.state_dict()[n]) for n, t in one.model.state_dict().items())
+    assert int(one.model.state_dict()["body.1.num_batches_tracked"]) == 6  # neither moves nor targets count
+
+
 def test_rl_gmp_meets_its_budgets_and_looks_at_the_agent():
     run = Run(net(), world())
     RlGmp(epochs=1, every=2)(run, [Budget.parse("0.9"), Budget.parse("0.5")])
@@ -169,6 +193,18 @@ def test_an_agent_needs_a_world(tiny):
         play(2)(Run(tiny, find.task("digits", None, "")))
     with pytest.raises(ResproutError, match="plays in a world"):
         Diagnose()(Run(tiny, find.task("digits", None, "")))
+    with pytest.raises(ResproutError, match="has none"):
+        Diagnose()(Run(nn.Sequential(nn.Conv1d(1, 2, 3), nn.Flatten()), world()))
+
+
+def test_settings_that_are_none_are_named():
+    for given in ({"begin": 0.9}, {"until": 1.5}, {"every": 0}, {"begin": float("nan")}):
+        with pytest.raises(ResproutError, match="begin"):
+            RlGmp(**given)
+    with pytest.raises(ResproutError, match="players"):
+        Play(3, Constant(1e-3), players=0)
+    with pytest.raises(ResproutError, match="runs, tasks"):
+        interval(np.zeros(3))
 
 
 def test_fit_knows_the_recipe(tmp_path):

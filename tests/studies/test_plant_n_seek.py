@@ -1,16 +1,23 @@
 """Tickets compute what they should, planting hides them without a trace in what they compute, and an oracle finds them."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from resprout.core.errors import ResproutError
 from resprout.core.granularity import Weight
 from resprout.core.kinds import Scores
 from resprout.core.masks import Masks
 from resprout.methods.allocate.global_ import Global
+from resprout.methods.recipe.gmp import Gmp
+from resprout.methods.recipe.granet import Granet
+from resprout.methods.recipe.imp_rewind import ImpRewind
+from resprout.methods.recipe.lth_imp import LthImp
+from resprout.methods.recipe.mia_prune import MiaPrune
 from resprout.studies._tickets import RANGES, TICKETS, circle, helix, passed, piecewise, plant, rescaled, task_of
-from resprout.studies.plant_n_seek import PlantNSeek
+from resprout.studies.plant_n_seek import PlantNSeek, with_adamw
 
 
 def grid(name: str, count: int = 500) -> torch.Tensor:
@@ -103,3 +110,28 @@ def test_the_study_asks_everyone_and_goes_on_where_it_was(tmp_path):
     assert "ways to prune keep half" in found.verdict
     assert study(tmp_path).tables == found.tables
     assert task_of("relu", TICKETS["relu"](3), 64, 0).metric == "fit"
+
+
+@pytest.mark.parametrize("recipe", [LthImp(), Gmp(), Granet(), ImpRewind(), MiaPrune()], ids=lambda r: type(r).__name__)
+def test_recipes_train_as_all_others_do_however_deep_they_keep_it(recipe):
+    """By SGD at 0.1 the loss of a regression is soon infinite, and what fails has sought nothing."""
+    ours = with_adamw(recipe, 1e-3)
+    assert "sgd" not in repr(ours)
+    assert "start=0.1" not in repr(ours)
+    assert "lr=0.1" not in repr(ours)
+    assert dataclasses.replace(ours, epochs=recipe.epochs + 1) == with_adamw(
+        dataclasses.replace(recipe, epochs=recipe.epochs + 1), 1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: PlantNSeek(targets=("spiral",)), "targets"),
+        (lambda: PlantNSeek(levels=(0.5,)), "levels"),
+        (lambda: PlantNSeek(rounds=0), "rounds"),
+    ],
+)
+def test_settings_that_are_none_are_named(make, says):
+    with pytest.raises(ResproutError, match=says):
+        make()

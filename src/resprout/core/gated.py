@@ -20,21 +20,21 @@ SCORE, STATE = "gate:", "gate-state:"
 class Gated(Part):
     """Calls the run's network with each weight times what the gate lets pass of its unit.
 
-    Units are those of the run that are alive; their scores live in `run.slots`, so that they are checkpointed. The run's masks
-    stand still meanwhile: what does not pass today may pass tomorrow.
+    Units are those of the run that are alive, and the gate sees no others; their scores live in `run.slots`, so that they are
+    checkpointed. The run's masks stand still meanwhile: what does not pass today may pass tomorrow.
 
     Args:
         run: its network and its scores are trained together.
         gate: the method.
         keep: progress in [0, 1] -> units that may pass.
         allocate: among which units they compete.
-        weights: whether the network's own tensors are trained too; else they are frozen meanwhile.
+        weights: whether the network's own tensors are trained too; else they are frozen meanwhile, and it runs as in use.
     """
 
     def __init__(self, run: Run, gate: Gate, keep: Callable[[float], int], allocate: Allocation, weights: bool = True):
         super().__init__(run.model)
         self._run, self._gate, self._keep, self._allocate = run, gate, keep, allocate
-        self._units = run.units
+        self._units, self._frozen = run.units, not weights
         if not any(n.startswith(SCORE) for n in run.slots):
             for name, worth in self._worth().items():
                 run.slots[SCORE + name] = gate.start(worth, run.generator("gate", name)).to(run.device)
@@ -57,17 +57,48 @@ class Gated(Part):
         shares = (ranks / max(1, len(ranks) - 1)).cpu().split([n.numel() for n in norms])
         return {n: part.view(u.shape) for (n, u), part in zip(self._units.items(), shares, strict=True)}
 
+    def train(self, mode: bool = True) -> Gated:
+        """Set the mode; a frozen network stays in evaluation mode, so that its norms do not move and it drops nothing."""
+        super().train(mode)
+        if self._frozen:
+            self.model.eval()
+        return self
+
     def top(self, scores: Mapping[str, Tensor], keep: int) -> Masks:
         """Return the `keep` units alive that score best, exactly."""
-        among = None if self._units.alive == self._units.total else self._units
+        among = None if self._whole else self._units
         found = Scores({n: s.detach() for n, s in scores.items()}, among)
         return best(found, keep, self._allocate, 0, 1.0, None)
 
     def passing(self) -> dict[str, Tensor]:
         """Return unit name -> what passes of each unit, differentiable in the scores; nothing of the dead."""
-        state = {n: self._run.slots.setdefault(STATE + n, torch.zeros_like(s)) for n, s in self._scores.items()}
-        made = self._gate(dict(self._scores), self._keep(self.t), self.top, state if self.training else {})
-        return {n: m * self._units[n].to(m.device) for n, m in made.items()}
+        scores = self._living()
+        state = {n: self._run.slots.setdefault(STATE + n, torch.zeros_like(s)) for n, s in scores.items()}
+        made = self._gate(scores, self._keep(self.t), self._top, state if self.training else {})
+        return {n: self._spread(n, made[n]) if n in made else torch.zeros_like(s) for n, s in self._scores.items()}
+
+    def _living(self) -> dict[str, Tensor]:
+        """The scores of the living: as they are where all are alive, else in a line."""
+        found: dict[str, Tensor] = {n: s for n, s in self._scores.items() if self._units.counts[n]}
+        return found if self._whole else {n: s[self._units[n].to(s.device)] for n, s in found.items()}
+
+    def _spread(self, name: str, living: Tensor) -> Tensor:
+        """What `_living` has taken, in the form of the units; of the dead zero."""
+        if self._whole:
+            return living
+        alive = self._units[name].to(living.device)
+        return torch.zeros(alive.shape, dtype=living.dtype, device=living.device).masked_scatter(alive, living)
+
+    def _top(self, scores: Mapping[str, Tensor], keep: int) -> Masks:
+        if self._whole:
+            return self.top(scores, keep)
+        every = {n: self._spread(n, scores[n].detach()) if n in scores else s for n, s in self._scores.items()}
+        chosen = self.top(every, keep)
+        return Masks({n: chosen[n][self._units[n].to(chosen[n].device)] for n in scores})
+
+    @property
+    def _whole(self) -> bool:
+        return self._units.alive == self._units.total
 
     def effective(self) -> dict[str, Tensor]:
         """Return the weights as the network computes with them."""
@@ -78,7 +109,7 @@ class Gated(Part):
 
     def penalty(self) -> Tensor | float:
         """Return what the gate adds to the loss."""
-        return self._gate.penalty(dict(self._scores), self.t)
+        return self._gate.penalty(self._living(), self.t)
 
     def finish(self, done: bool) -> None:
         """The weights are trained as they are; all become trainable that were."""

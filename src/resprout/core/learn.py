@@ -18,7 +18,7 @@ class Learn(Step):
     """Train as `train` says, with masks that `gate` learns; in the end exactly `keep` of the run's units are alive.
 
     With a `budget` it is not `keep` units in the end, but the most that the budget allows: those whose scores are best.
-    Without `weights` the network's own tensors are frozen meanwhile, and only masks are learned.
+    Without `weights` the network's own tensors are frozen meanwhile, in evaluation mode, and only masks are learned.
 
     Between the parts `begin` and `end` of the training the units that pass become fewer, from all that are alive to `keep`, along
     `way` (a schedule from 0 to 1). Scores learn `train.optimizer.times` as fast as weights.

@@ -44,9 +44,7 @@ def reliability(said: Outputs, bins: int = 15) -> Reliability:
     Raises:
         ResproutError: no bin.
     """
-    if bins < 1:
-        raise ResproutError(f"bins must be 1 or more, got {bins}")
-    index = (said.confidence * bins).ceil().long().clamp(1, bins) - 1
+    index = said.binned(bins)
     sums = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, said.confidence)
     right = torch.bincount(index, said.right.double(), bins).long()
     return Reliability(

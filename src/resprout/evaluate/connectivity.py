@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import ResproutError, nearest
 from ..core.modes import evaluating
+from ..core.norms import refresh
 from ..core.probe import first_tensor
 from ..core.run import mix
 from ..core.task import Split, Task
@@ -92,41 +92,6 @@ def between(
         with evaluating(model), torch.no_grad():
             values.append(_measured(task.evaluate(model, split), task.metric, measure))
     return Line(tuple(places), tuple(values))
-
-
-@torch.no_grad()
-def refresh(model: nn.Module, task: Task, batches: int | None = None) -> None:
-    """Set the running statistics of the batch norms of `model` to the mean over training batches, all counting alike.
-
-    Dropout is off meanwhile. A network without such norms is not run.
-
-    Args:
-        model: changed in place, its modes left as they were.
-        task: of the batches.
-        batches: how many; default an epoch's.
-
-    Raises:
-        ResproutError: fewer than one batch.
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if batches is not None and batches < 1:
-        raise ResproutError(f"batches must be 1 or more, got {batches!r}")
-    if not norms:
-        return
-    momenta, device = [m.momentum for m in norms], next(model.parameters()).device
-    with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean
-            norm.train()
-        try:
-            for i, batch in enumerate(task.batches("train")):
-                if i == batches:
-                    break
-                model(first_tensor(batch).to(device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
 
 
 def _measured(metrics: Mapping[str, float], metric: str, measure: str) -> float:

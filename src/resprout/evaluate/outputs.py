@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ResproutError
+from ..core.modes import evaluating
 from ..core.store import load_tensors, save_tensors
 from ..core.task import Split, Task
 
@@ -67,10 +68,20 @@ class Outputs:
         """The accuracy on each class (classes,); NaN where the class does not occur."""
         return self.confusion.diagonal().double() / self.confusion.sum(1)
 
+    def binned(self, bins: int) -> Tensor:
+        """Return the bin of confidence that each sample is in, int64 (samples,): k for (k / bins, (k + 1) / bins].
+
+        Raises:
+            ResproutError: no bin.
+        """
+        if bins < 1:
+            raise ResproutError(f"bins must be 1 or more, got {bins}")
+        return (self.confidence * bins).ceil().long().clamp(1, bins) - 1
+
     def calibration_error(self, bins: int = 15) -> float:
         """Return the expected calibration error: |accuracy - confidence| over bins of confidence, weighted."""
-        index = (self.confidence * bins).ceil().long().clamp(1, bins) - 1
-        gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, self.confidence - self.right.double())
+        off = self.confidence - self.right.double()
+        gap = torch.zeros(bins, dtype=torch.float64).index_add_(0, self.binned(bins), off)
         return float(gap.abs().sum() / len(self.labels))
 
     def save(self, file: Path) -> None:
@@ -93,9 +104,8 @@ class Outputs:
 @torch.no_grad()
 def outputs(model: nn.Module, task: Task, split: Split) -> Outputs | None:
     """Return what `model` says of a whole split, or None where the task is no classification of (inputs, labels)."""
-    device, training, found = next(model.parameters()).device, model.training, []
-    model.eval()
-    try:
+    device, found = next(model.parameters()).device, []
+    with evaluating(model):
         for batch in task.batches(split):
             if not isinstance(batch, tuple) or len(batch) != 2 or batch[1].dtype != torch.int64 or batch[1].dim() != 1:
                 return None
@@ -103,6 +113,4 @@ def outputs(model: nn.Module, task: Task, split: Split) -> Outputs | None:
             if logits.dim() != 2 or len(logits) != len(batch[1]):
                 return None
             found.append((logits, batch[1].cpu()))
-    finally:
-        model.train(training)
     return Outputs(torch.cat([x for x, _ in found]), torch.cat([y for _, y in found]))

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.budget import Budget
-from ..core.errors import ResproutError
+from ..core.errors import ResproutError, nearest
 from ..core.kinds import Allocation, Score, Step
 from ..core.masks import Masks
-from ..core.modes import evaluating
+from ..core.norms import norms, refresh
+from ..core.probe import to_device
 from ..core.run import Run, mix
 from ..core.select import top
 from ..core.steps import chooser
@@ -102,6 +102,10 @@ class Choose(Step):
     allocate: Allocation
     norms: Norms = "shared"
 
+    def __post_init__(self) -> None:
+        if self.norms not in get_args(Norms):
+            raise nearest(self.norms, get_args(Norms), "norms")
+
     def __call__(self, run: Run) -> dict[str, Any]:
         """Ask the clients, and put the best masks in force.
 
@@ -120,7 +124,7 @@ class Choose(Step):
         if self.norms == "shared":
             run.model.load_state_dict(found[best])
         run.set_masks(pool[best])
-        numbers = sum(2 * m.num_features for m in _norms(run.model))
+        numbers = sum(2 * m.num_features for m in norms(run.model).values())
         asked = len(pool) * len(clients)
         up = asked * (1 + (numbers if self.norms == "shared" else 0))
         down = asked * (size(run, masks=True) + (numbers if self.norms == "shared" else 0))
@@ -157,21 +161,13 @@ class Choose(Step):
 @torch.no_grad()
 def statistics(model: nn.Module, client: Task) -> dict[str, Tensor]:
     """Return what the batch norms of `model` measure on a client's development part, as its buffers; it stays as it was."""
-    norms = {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     kept = {n: t.clone() for n, t in model.state_dict().items()}
-    momenta, device = {n: m.momentum for n, m in norms.items()}, next(model.parameters()).device
-    with evaluating(model):
-        for m in norms.values():
-            m.train()
-            m.reset_running_stats()
-            m.momentum = None  # the plain mean over batches
-        for batch in client.batches("validation"):
-            client.loss(model, tuple(b.to(device) for b in batch))
-    found = {f"{n}.{b}": t.clone() for n, m in norms.items() for b, t in m.named_buffers() if "running" in b}
-    model.load_state_dict(kept)
-    for n, m in norms.items():
-        m.momentum = momenta[n]
-    return found
+    try:
+        refresh(model, client, split="validation")
+        own = [(n, b, t) for n, m in norms(model).items() for b, t in m.named_buffers() if "running" in b]
+        return {f"{n}.{b}": t.clone() for n, b, t in own}
+    finally:
+        model.load_state_dict(kept)
 
 
 @dataclass(frozen=True)
@@ -220,9 +216,5 @@ class Exchange(Step):
         return facts | {"moved": each, "up": 2 * each * len(who), "down": down}
 
 
-def _norms(model: nn.Module) -> list[Any]:
-    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
-
-
 def _moved(client: Task, run: Run) -> Iterable[Any]:
-    return (tuple(b.to(run.device) for b in batch) for batch in client.batches("validation"))
+    return (to_device(batch, run.device) for batch in client.batches("validation"))

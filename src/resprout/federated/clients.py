@@ -44,6 +44,8 @@ class Federation:
     def __post_init__(self) -> None:
         if not (1 <= self.per_round <= self.count and self.alpha > 0 and 0 < self.held < 1):
             raise ResproutError(f"1 <= per_round <= count, alpha > 0 and 0 < held < 1 are needed, got {self}")
+        if self.least < 2 or (self.classes is not None and self.classes < 1):
+            raise ResproutError(f"a client needs two samples (least) to train on one and be judged by one, got {self}")
 
     def split(self, task: Task) -> list[Tensor]:
         """Return which training samples each client has, int64.
@@ -60,7 +62,7 @@ class Federation:
                 return parts
         raise ResproutError(
             f"{len(labels):,} samples do not give {self.count} clients {self.least} each: "
-            "fewer clients, a larger alpha, or least=1"
+            "fewer clients, a larger alpha or a smaller least"
         )
 
     def client(self, task: Task, i: int, parts: list[Tensor] | None = None) -> Task:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from ..core.budget import Budget
+from ..core.errors import ResproutError
 from ..core.kinds import Allocation, Fidelity, Recipe, Score
 from ..core.run import Run
 from ..core.steps import Arrive
@@ -44,6 +45,14 @@ class FedTiny(Recipe):
     optimizer: Optimizer = Optimizer("sgd", nesterov=False)  # noqa: RUF009
     key: ClassVar[str | None] = "fedtiny"
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if min(self.local, self.candidates, self.every, self.blocks) < 1 or not self.epochs > 0:
+            raise ResproutError(
+                f"local, candidates, every and blocks must be 1 or more, and epochs above 0; got {self}"
+            )
+        if not (0 <= self.share <= 0.5 and 0 <= self.until <= 1 and self.spread >= 0):
+            raise ResproutError(f"share lies in [0, 0.5], until in [0, 1], and spread is 0 or more, got {self}")
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import ResproutError, check_finite
 from ..core.hold import hold
 from ..core.kinds import Rule, Schedule, Step
+from ..core.modes import evaluating
 from ..core.outputs import outputs
 from ..core.played import Played
 from ..core.run import Run, load_optimizer, mix, ranks
@@ -32,6 +33,7 @@ class Play(Step):
     Moves are by chance with the probability `explore` (of the progress), else the best. What happened is kept in a memory of
     `memory` moves, from which batches of `batch` are drawn once `warm` are there; targets are by the network as it was up to
     `copy` steps ago, its dead weights dead. Memory, games and that network are in the run's slots: killed within, it goes on.
+    Only what learns is in training mode.
     """
 
     steps: int
@@ -47,6 +49,10 @@ class Play(Step):
     copy: int = 200
     gamma: float = 0.99
     looks: int = 10
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.players, self.batch, self.warm, self.copy) < 1 or not 0 <= self.gamma <= 1:
+            raise ResproutError(f"steps, players, batch, warm and copy must be 1 or more, gamma in [0, 1]; got {self}")
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Play and learn.
@@ -101,12 +107,13 @@ class Play(Step):
         self._copy(run)
 
     def _step(self, run: Run, task: Played, optimizer: torch.optim.Optimizer, step: int) -> float:
+        torch.manual_seed(mix(run.seed, "step", run.trained))  # of what the network draws
         g = run.generator("play")
         t = step / self.steps
         self._move(run, task, self.explore(t / max(self.wean, 1e-9)), g)
         s = run.slots
         rows = torch.randint(min(int(s["count"]), len(s["reward"])), (self.batch,), generator=g).to(run.device)
-        with torch.no_grad(), run.autocast():
+        with torch.no_grad(), run.autocast(), evaluating(run.model):
             older = {n.removeprefix(TARGET): p for n, p in s.items() if n.startswith(TARGET)}
             best = torch.func.functional_call(run.model, older, (s["next"][rows],)).float().amax(1)
             worth = s["reward"][rows] + self.gamma * best * ~s["ended"][rows]
@@ -132,7 +139,8 @@ class Play(Step):
         """All players make a move, which the memory keeps; games that are over begin anew."""
         s, count = run.slots, int(run.slots["count"])
         seen = task.seen(s["state"])
-        worth = run.model(seen)
+        with evaluating(run.model):
+            worth = run.model(seen)
         free = torch.randint(worth.shape[1], (self.players,), generator=g).to(run.device)
         action = torch.where(torch.rand(self.players, generator=g).to(run.device) < chance, free, worth.argmax(1))
         answer = task.act(s["state"], action)
@@ -159,18 +167,22 @@ class Diagnose(Step):
         """Look.
 
         Raises:
-            ResproutError: a task without a world.
+            ResproutError: a task without a world, or a network without a linear layer.
         """
         if not isinstance(run.task, Played):
             raise ResproutError(f"an agent plays in a world (core.played), and {run.task!r} is none")
-        seen = self._played(run, run.task)
         linear = [n for n, m in run.model.named_modules() if isinstance(m, nn.Linear)]
+        if not linear:
+            raise ResproutError("the rank of features is that of what the last nn.Linear reads, and the agent has none")
+        seen = self._played(run, run.task)
         active = [n for n, m in run.model.named_modules() if isinstance(m, nn.ReLU)]
         found: list[Tensor] = []
         hook = run.model.get_submodule(linear[-1]).register_forward_pre_hook(lambda m, args: found.append(args[0]))
-        with torch.no_grad(), outputs(run.model, active) as said:
-            worth = run.model(seen)
-        hook.remove()
+        try:
+            with torch.no_grad(), evaluating(run.model), outputs(run.model, active) as said:
+                worth = run.model(seen)
+        finally:
+            hook.remove()
         norm = sum(float(p.detach().square().sum()) for p in run.model.parameters()) ** 0.5
         facts = {"srank": srank(found[0]), "dormant": dormant(said, self.tau), "norm": norm}
         return facts | {"spread": float(worth.var()), "validation": run.evaluate()}
@@ -181,7 +193,8 @@ class Diagnose(Step):
         state, told = task.begin(self.games, g).to(run.device), []
         for _ in range(self.moves):
             told.append(task.seen(state))
-            answer = task.act(state, run.model(told[-1]).argmax(1))
+            with evaluating(run.model):
+                answer = task.act(state, run.model(told[-1]).argmax(1))
             fresh = task.begin(self.games, g).to(run.device)
             state = torch.where(answer.over[:, None], fresh, answer.state)
         return torch.cat(told)

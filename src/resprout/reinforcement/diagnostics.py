@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.errors import ResproutError
+
 
 def iqm(scores: np.ndarray) -> float:
     """Return the mean of the middle half of all scores: a quarter (rounded down) is left out at either end."""
@@ -23,8 +25,14 @@ def iqm(scores: np.ndarray) -> float:
 
 
 def interval(scores: np.ndarray, share: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Return the bootstrap interval of the IQM of scores (runs, tasks); runs are drawn anew for each task."""
-    runs, tasks = np.asarray(scores).shape
+    """Return the bootstrap interval of the IQM of scores (runs, tasks); runs are drawn anew for each task.
+
+    Raises:
+        ResproutError: another shape, or no score.
+    """
+    if np.ndim(scores) != 2 or not np.size(scores):
+        raise ResproutError(f"scores are (runs, tasks), one or more of each, got {np.shape(scores)}")
+    runs, tasks = np.shape(scores)
     rng = np.random.default_rng(seed)
     rows = rng.integers(runs, size=(draws, runs, tasks))
     found = [iqm(np.take_along_axis(np.asarray(scores), row, 0)) for row in rows]

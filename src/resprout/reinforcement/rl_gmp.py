@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..core.budget import Budget
+from ..core.errors import ResproutError
 from ..core.kinds import Allocation, Fidelity, Recipe, Score
 from ..core.run import Run
 from ..core.steps import Arrive
@@ -40,6 +41,13 @@ class RlGmp(Recipe):
     optimizer: Optimizer = Optimizer("adamw", decay=0.0)  # noqa: RUF009
     key: ClassVar[str | None] = "rl-gmp"
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.begin < self.until <= 1 and self.every >= 1):
+            raise ResproutError(
+                f"weights are cut from begin to until, 0 <= begin < until <= 1, every so many steps; got begin={self.begin:g}, "
+                f"until={self.until:g}, every={self.every}"
+            )
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk."""

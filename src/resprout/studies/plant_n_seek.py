@@ -29,7 +29,7 @@ from ..core import store
 from ..core.budget import Nonzero
 from ..core.errors import LayerDied, ResproutError
 from ..core.granularity import Weight
-from ..core.kinds import Fidelity, Recipe, Score
+from ..core.kinds import Fidelity, Method, Recipe, Schedule, Score
 from ..core.masks import Masks
 from ..core.run import Run, mix
 from ..core.steps import Mark, pruned
@@ -86,6 +86,8 @@ class PlantNSeek(Study):
         unknown = [t for t in self.targets if t not in TICKETS]
         if unknown or not self.targets or self.depth < 3 or min(self.levels, default=0) < 1:
             raise ResproutError(f"targets are some of {', '.join(TICKETS)}, depth 3 or more, levels 1 or more")
+        if self.rounds < 1 or self.steps < 1:
+            raise ResproutError(f"rounds and steps must be 1 or more, got {self.rounds} and {self.steps}")
 
     def __call__(self, folder: Path, tell: Tell = silent) -> Finding:
         """Seek what has not been sought, and compare."""
@@ -129,7 +131,7 @@ class PlantNSeek(Study):
         rows = [self._row(target, ticket, hidden, ("the ticket itself", "oracle"), 1.0, hidden.masks, task)]
         for at, (name, way, method) in enumerate(jobs):
             tell(f"{target}: {name} {way}", at / len(jobs))
-            asked = question | {"method": store.configuration(method), "way": way}
+            asked = question | {"method": store.configuration(with_adamw(method, self.lr)), "way": way}
 
             def seek(name: str = name, way: str = way, method: Score | Recipe = method) -> dict[str, Any]:
                 return {"rows": self._seek(target, ticket, hidden, dense, task, name, way, method)}
@@ -245,12 +247,19 @@ class PlantNSeek(Study):
         run.do(Mark("start"))
         run.model.load_state_dict(dense.state_dict())
         run.do(Mark("dense"))
-        fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-        ours: dict[str, Any] = {"epochs": self.steps / task.steps_per_epoch}
-        if getattr(fields.get("optimizer"), "kind", "") == "sgd" and "lr" in fields:
-            ours |= {"optimizer": Optimizer("adamw", decay=0.0), "lr": self.lr}
-        dataclasses.replace(recipe, **ours)(run, [Nonzero(keep)])  # pyright: ignore[reportCallIssue]
+        ours: Any = {"epochs": self.steps / task.steps_per_epoch}
+        dataclasses.replace(with_adamw(recipe, self.lr), **ours)(run, [Nonzero(keep)])
         return self._row(target, ticket, hidden, (name, "recipe"), level, run.masks, task, trained=run.model)
+
+
+def with_adamw(method: Any, lr: float) -> Any:
+    """Return a method that trains by AdamW at `lr` wherever it would by SGD, in the methods that are its fields too."""
+    found = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    ours = {n: with_adamw(v, lr) for n, v in found.items() if isinstance(v, Method)}
+    if getattr(found.get("optimizer"), "kind", "") == "sgd" and "lr" in found:
+        rate = Cosine(lr, 0.0, warmup=0.05) if isinstance(found["lr"], Schedule) else lr
+        ours |= {"optimizer": Optimizer("adamw", decay=0.0), "lr": rate}
+    return dataclasses.replace(method, **ours)
 
 
 def _figure(rows: Sequence[Row], targets: Sequence[str], level: float) -> Figure:

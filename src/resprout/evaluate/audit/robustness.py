@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity
+from ...core.modes import evaluating
 from ...core.run import mix
 from ...core.task import Task
 from ..attack import fgsm, pgd, scale
@@ -48,7 +50,7 @@ class Robustness(Audit):
         x = classifies(task)
         if not x.is_floating_point() or x.dim() != 4:
             raise ResproutError(f"the audit robustness is of images (samples, channels, height, width), got {x.shape}")
-        if not set(self.severities) <= set(SEVERITIES) or self.samples < 1 or self.epsilon < 0 or self.steps < 1:
+        if not set(self.severities) <= set(SEVERITIES) or self.samples < 1 or not self.epsilon >= 0 or self.steps < 1:
             raise ResproutError(
                 f"robustness needs severities of {SEVERITIES}, samples, steps, and epsilon of 0 or more"
             )
@@ -66,7 +68,8 @@ class Robustness(Audit):
         facts: Facts = {"samples": len(y), "clean": subject.say(x, y).accuracy}
         g = torch.Generator().manual_seed(mix(subject.seed, "pgd"))
         box, low, high = self.epsilon / std, -mean / std, (1 - mean) / std
-        with _calm(subject) as loss:
+        with evaluating(subject.model):
+            loss = partial(_loss, subject.model)
             one = [fgsm(loss(b), a, box) for a, b in zip(x.split(250), y.split(250), strict=True)]
             facts["fgsm"] = subject.say(torch.cat(one).clamp(low, high), y).accuracy
             many = [
@@ -86,21 +89,7 @@ class Robustness(Audit):
         return facts
 
 
-class _calm:
-    """Within it the network is in evaluation mode and gives losses by labels: loss(labels)(inputs)."""
-
-    def __init__(self, subject: Subject):
-        self.model = subject.model
-        self.training = self.model.training
-
-    def __enter__(self) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
-        self.model.eval()
-        device = next(self.model.parameters()).device
-
-        def of(labels: Tensor) -> Callable[[Tensor], Tensor]:
-            return lambda x: F.cross_entropy(self.model(x.to(device)).float(), labels.to(device))
-
-        return of
-
-    def __exit__(self, *error: object) -> None:
-        self.model.train(self.training)
+def _loss(model: nn.Module, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Inputs -> the loss that an attack makes large."""
+    device = next(model.parameters()).device
+    return lambda x: F.cross_entropy(model(x.to(device)).float(), labels.to(device))

@@ -40,6 +40,11 @@ class HardConcrete(Gate):
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l0"):
             raise ResproutError(f"norm must be 'l1' or 'l0', got {self.norm!r}")
+        if not (self.temperature > 0 and self.low < 0 and self.high > 1):
+            raise ResproutError(
+                f"temperature must be above 0, low below 0 and high above 1, so that what is drawn is cut off at both ends; "
+                f"got {self.temperature:g}, {self.low:g} and {self.high:g}"
+            )
 
     def start(self, worth: Tensor, generator: Generator) -> Tensor:
         """Nearly open."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Gate, Slots
 from ...core.masks import Masks
 
@@ -27,6 +28,10 @@ class Transport(Gate):
     spread: float = 0.3
     key: ClassVar[str | None] = "dtp-transport"
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ResproutError(f"eps, the temperature of the plan, must be above 0, got {self.eps:g}")
 
     def start(self, worth: Tensor, generator: Generator) -> Tensor:
         """One half, and a little as the norms rank the units (the paper does not say)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Objective
+from ...core.modes import evaluating
 from ...core.part import steady
 from ...core.run import Run
 from ...core.sampled import Sampled, sample
@@ -39,7 +40,7 @@ class FinalLatents(Objective):
         if run.anchor is None:
             raise ResproutError('the teacher is the dense network: mark it first, run.do(Mark("dense"))')
         dense = run.tensors_at("dense")
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(run.model):
             want = sample(task, lambda z: torch.func.functional_call(run.model, dense, (z,)), batch, keep=True)
         apart = (sample(task, steady(model), batch) - want).flatten(1).norm(dim=1)
         return apart.mean() / want[0].numel() ** 0.5

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Objective
+from ...core.modes import evaluating
 from ...core.run import Run
 from ...evaluate.attack import pgd, scale
 
@@ -41,14 +42,12 @@ class Mart(Objective):
                 "mart attacks the inputs: batches must be (inputs, labels) with inputs that are numbers"
             )
         x, y = batch
-        training = model.training
         mean, std = (t.to(x.device) for t in scale(run.task, x))
-        model.eval()
-        moved = pgd(
-            lambda x: F.cross_entropy(model(x).float(), y), x, self.epsilon / std, self.step / std, self.steps,
-            (0 - mean) / std, (1 - mean) / std, run.generator("mart"),
-        )  # fmt: skip
-        model.train(training)
+        with evaluating(model):
+            moved = pgd(
+                lambda x: F.cross_entropy(model(x).float(), y), x, self.epsilon / std, self.step / std, self.steps,
+                (0 - mean) / std, (1 - mean) / std, run.generator("mart"),
+            )  # fmt: skip
         return mart(model(x).float(), model(moved).float(), y, self.beta)
 
 

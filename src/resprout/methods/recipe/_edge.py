@@ -54,7 +54,7 @@ class Rescale(Step):
     """
 
     of: str
-    how: How = "match"
+    how: Literal["match", "formula"] = "match"
 
     def __call__(self, run: Run) -> dict[str, Any]:
         """Rescale; the facts are the factors."""
@@ -64,7 +64,7 @@ class Rescale(Step):
         live = run.probe("rescale")
         whole = Probe(run.model, run.masks, live.data(), run.task.loss, dense).at_anchor()
         live.training = whole.training = False
-        return {"factors": by_match(live, whole)} if self.how == "match" else {"factors": {}}
+        return {"factors": by_match(live, whole)}
 
 
 @torch.no_grad()
@@ -86,14 +86,13 @@ def by_match(live: Probe, dense: Probe) -> dict[str, float]:
     dense.watch(list(names), lambda n, out: wanted.setdefault(n, []).append(out.double().square().mean()))
     factors = {}
     for layer in wanted:  # in the order of running
-        bias, seen = params.get(f"{layer}.bias"), []
+        seen, weight = [], params[names[layer]]
+        bias = params.get(f"{layer}.bias", torch.zeros(())).double()
+        if bias.dim() and weight.dim() > 2:  # a convolution puts channels before places, whatever it convolves over
+            bias = bias.view(-1, *[1] * (weight.dim() - 2))
 
-        def see(name: str, out: Tensor, bias: Tensor | None = bias, seen: list = seen) -> None:
-            if bias is None:
-                own, b = out.double(), torch.zeros((), dtype=torch.float64)
-            else:
-                b = bias.double().view(-1, *[1] * (out.dim() - 2)) if out.dim() > 3 else bias.double()
-                own = out.double() - b
+        def see(name: str, out: Tensor, b: Tensor = bias, seen: list = seen) -> None:
+            own = out.double() - b
             seen.append(
                 torch.stack([own.square().mean(), (own * b).mean(), (b * torch.ones_like(own)).square().mean()])
             )
@@ -104,5 +103,5 @@ def by_match(live: Probe, dense: Probe) -> dict[str, float]:
         inner = cross**2 - square * (alone - goal)  # of the square of (factor * own + bias)
         factor = (math.sqrt(inner) - cross) / square if square > 0 and inner > 0 else 1.0
         factors[names[layer]] = factor if factor > 0 else 1.0
-        params[names[layer]].mul_(factors[names[layer]])
+        weight.mul_(factors[names[layer]])
     return factors

@@ -7,11 +7,11 @@ import torch
 
 from ...core.budget import Budget
 from ...core.errors import ResproutError
-from ...core.granularity import Weight
 from ...core.kinds import Step
 from ...core.run import Run
 from ...core.steps import chooser
 from ..allocate.global_ import Global
+from ..rule._move import weights_only
 from ..score.magnitude import Magnitude
 
 TRIES = 40
@@ -56,8 +56,7 @@ class WithinTolerance(Step):
         Raises:
             ResproutError: a run whose units are not weights.
         """
-        if run.granularity != Weight():
-            raise ResproutError("thresholds on magnitudes count single weights: give granularity='weight'")
+        weights_only(run, "a threshold on magnitudes")
         fork, bound = run.fork(), (1 + self.tolerance) * validation_loss(run)
         sizes = torch.cat([w.detach()[run.masks[n]].abs().double() for n, w in run.weights().items()])
         kept = {n: w.detach().clone() for n, w in run.weights().items()}

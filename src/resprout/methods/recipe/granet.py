@@ -16,6 +16,7 @@ from ...core.steps import Arrive, Prune, Rewind
 from ...core.train import Optimizer, Train
 from ..allocate.erk import Erk
 from ..allocate.global_ import Global
+from ..rule._move import weights_only
 from ..rule.neuroregeneration import Neuroregeneration
 from ..schedule.cosine import Cosine
 from ..schedule.cubic import Cubic
@@ -50,7 +51,12 @@ class Granet(Recipe):
             raise ResproutError(f"initial is a density in (0, 1], got {self.initial:g}")
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
-        """Walk."""
+        """Walk.
+
+        Raises:
+            ResproutError: a run whose units are not weights.
+        """
+        weights_only(run, "granet")
         plans = plan(run, budgets, Magnitude(), self.allocate, self.floor)
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(plans)))
         total = run.units.total

@@ -15,6 +15,7 @@ from ...core.run import Run
 from ...core.steps import Arrive, Meet
 from ...core.train import Optimizer, Train
 from ..allocate.global_ import Global
+from ..rule._move import weights_only
 from ..rule.global_momentum import GlobalMomentum, course, shrinkage
 from ..schedule.cosine import Cosine
 from ..score.magnitude import Magnitude
@@ -50,7 +51,12 @@ class Gsm(Recipe):
         return Optimizer("sgd", self.momentum, fading if self.decay is None else self.decay, nesterov=False)
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
-        """Walk."""
+        """Walk.
+
+        Raises:
+            ResproutError: a run whose units are not weights.
+        """
+        weights_only(run, "gsm")
         plans = plan(run, budgets, Magnitude(), Global(), self.floor)
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(plans)))
         optimizer = self.optimizer(steps)

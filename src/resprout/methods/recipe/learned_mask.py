@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Gate, Objective, Recipe
 from ...core.learn import Learn
 from ...core.run import Run
@@ -38,10 +39,17 @@ class LearnedMask(Recipe):
     key: ClassVar[str | None] = "movement"
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.begin < self.end <= 1 and 0 <= self.rest < 1):
+            raise ResproutError(
+                f"units leave from begin to end, 0 <= begin < end <= 1, and rest is a part of the epochs in [0, 1); "
+                f"got begin={self.begin:g}, end={self.end:g}, rest={self.rest:g}"
+            )
+
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk."""
         steps = max(2, round(self.epochs * run.task.steps_per_epoch / len(budgets)))
-        rest = max(1, round(self.rest * steps))
+        rest = min(steps - 1, max(1, round(self.rest * steps)))
         lr, then = Cosine(self.lr, 0.0, warmup=0.05), (1 - rest / steps, 1.0)
         plans = plan(run, budgets, Magnitude(), self.allocate, 0)
         for budget in reversed(plans):

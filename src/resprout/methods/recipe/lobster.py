@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Recipe
 from ...core.run import Run
 from ...core.steps import Arrive, Mark, Meet, Rewind
 from ...core.train import Optimizer, Train
 from ..allocate.global_ import Global
+from ..rule._move import weights_only
 from ..rule.insensitivity import Insensitivity
 from ..schedule.constant import Constant
 from ..schedule.cosine import Cosine
@@ -44,8 +46,19 @@ class Lobster(Recipe):
     key: ClassVar[str | None] = "lobster"
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.strength < 1 and self.tolerance >= 0 and 0 <= self.better < 1 and self.patience >= 1):
+            raise ResproutError(
+                f"strength and better lie in [0, 1), tolerance is 0 or more, patience 1 look or more; got {self}"
+            )
+
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
-        """Walk, the largest budget first."""
+        """Walk, the largest budget first.
+
+        Raises:
+            ResproutError: a run whose units are not weights.
+        """
+        weights_only(run, "lobster")
         plans = plan(run, budgets, Magnitude(), Global(), self.floor)
         steps = max(1, round(self.epochs * run.task.steps_per_epoch / len(plans)))
         for budget in reversed(plans):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Recipe, Recover, Score
 from ...core.run import Run
 from ...core.steps import Arrive, Meet, Prune
@@ -32,6 +33,13 @@ class LthImp(Recipe):
     floor: int = 0
     key: ClassVar[str | None] = "lth-imp"
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rate < 1 and self.epochs > 0):
+            raise ResproutError(
+                f"rate is the share of the survivors that a round removes, in (0, 1), and epochs are above 0; "
+                f"got {self.rate:g} and {self.epochs:g}"
+            )
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk, the largest budget first."""

@@ -10,13 +10,13 @@ from typing import ClassVar
 
 from ...core.budget import Budget
 from ...core.errors import ResproutError
-from ...core.granularity import Weight
 from ...core.kinds import Fidelity, Recipe, Recover
 from ...core.run import Run
 from ...core.steps import Arrive, Meet, Prune, Search
 from ..allocate.global_ import Global
 from ..allocate.rate_distortion import RateDistortion
 from ..recover.finetune import Finetune
+from ..rule._move import weights_only
 from ..schedule.geometric import Geometric
 from ..score.magnitude import Magnitude
 from ..search.distortion import LEVELS, Distortion
@@ -47,8 +47,7 @@ class RdPrune(Recipe):
         Raises:
             ResproutError: a run whose units are not weights.
         """
-        if run.granularity != Weight():
-            raise ResproutError("rd_prune divides single weights among layers: give granularity='weight'")
+        weights_only(run, "rd_prune")
         plans = plan(run, budgets, Magnitude(), Global(), self.floor)
         steps = round(self.epochs * run.task.steps_per_epoch / (len(plans) * self.rounds))
         total = run.masks.total

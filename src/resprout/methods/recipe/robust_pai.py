@@ -44,6 +44,8 @@ class RobustPai(Recipe):
     def __post_init__(self) -> None:
         if self.rescale not in ("match", "formula", "none"):
             raise ResproutError(f"rescale must be 'match', 'formula' or 'none', got {self.rescale!r}")
+        if not self.bias >= 0:
+            raise ResproutError(f"bias, the spread of biases, must be 0 or more, got {self.bias:g}")
 
     def __call__(self, run: Run, budgets: Sequence[Budget]) -> None:
         """Walk."""

@@ -4,18 +4,17 @@ Wang, Rachwan, Günnemann, Charpentier: "Structurally Prune Anything: Any Archit
 arXiv:2403.18955 (OBSPA, which ends there: no training follows). The inputs are those of the dense network.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...core.kinds import Fidelity, Recover, Step
 from ...core.masks import Masks
+from ...core.norms import recalibrate
 from ...core.probe import Probe
-from ...core.run import Run, synchronise
+from ...core.run import Run
 from ...numerics.curvature import curvature, least_squares
 
 
@@ -67,25 +66,3 @@ def compensate(model: nn.Module, masks: Masks, dense: Probe, damping: float = 0.
         best = least_squares(dense.weights()[name], h, keep[name])
         params[name].copy_(best * masks[name])
     return tuple(lost)
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, passes: Sequence[Callable[[], object]]) -> None:
-    """Set the running statistics of batch norms to their mean over `passes`, each a function that runs the model once."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(m, m.training) for m in model.modules()]
-    kept = [(m, m.momentum) for m in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean
-        norm.train()
-    try:
-        for once in passes:
-            once()
-    finally:
-        for norm, momentum in kept:
-            norm.momentum = momentum
-        for module, mode in before:
-            module.training = mode
-    synchronise(model.buffers())

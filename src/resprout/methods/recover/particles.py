@@ -14,10 +14,10 @@ import torch
 from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Recover, Rule, Schedule, Step
 from ...core.masks import Masks
+from ...core.norms import refresh
 from ...core.run import Run
 from ...core.steps import Mark, Rewind
 from ...core.train import Optimizer, Train
-from ...evaluate.connectivity import refresh
 from ..rule.swa import Swa
 from ..schedule.settling import Settling
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from ...core import select
 from ...core.budget import Budget
 from ...core.errors import ResproutError
-from ...core.granularity import Weight
 from ...core.kinds import Fidelity, Remover
 from ...core.masks import Masks
 from ...core.probe import Probe
 from ...core.run import Run, mix
 from ...numerics import fisher
+from ..rule._move import weights_only
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Chita(Remover):
         Raises:
             ResproutError: a run whose units are not weights.
         """
-        if run.granularity != Weight():
-            raise ResproutError("chita removes single weights: give granularity='weight'")
+        weights_only(run, "chita")
         began = run.masks.alive
         end = budget.keep(run.model, _by(run, run.weights()), 0, began).alive
         facts: dict[str, Any] = {"ridges": [], "losses": []}

@@ -4,6 +4,8 @@ from torch import Tensor
 
 from ...core import select
 from ...core.budget import Budget
+from ...core.errors import ResproutError
+from ...core.granularity import Weight
 from ...core.kinds import Allocation, Score
 from ...core.masks import Masks
 from ...core.run import Run
@@ -35,8 +37,23 @@ def drifted(run: Run, budget: Budget | None) -> bool:
     return not budget.met(cost) or budget.share(cost) < CLOSE
 
 
+def weights_only(run: Run, who: str) -> None:
+    """Refuse a run of rows, blocks, channels or any other units, which `who` would break up.
+
+    Raises:
+        ResproutError: it is one.
+    """
+    if run.granularity != Weight():
+        raise ResproutError(f"{who} moves single weights: give granularity='weight'")
+
+
 def swap(run: Run, drop: Score, grow: Score, fraction: float) -> None:
-    """In every tensor, drop the worst `fraction` of the living and wake as many of the best dead, at zero."""
+    """In every tensor, drop the worst `fraction` of the living and wake as many of the best dead, at zero.
+
+    Raises:
+        ResproutError: a run whose units are not weights.
+    """
+    weights_only(run, "a swap of the worst for the best")
     probe = run.probe()
     worth, wish = drop(probe), grow(probe)
     new: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Rule, Scores
 from ...core.run import Run
 from ..allocate.uniform import Uniform
@@ -34,6 +35,13 @@ class Admm(Rule):
     allocate: Allocation = Uniform()  # noqa: RUF009
     floor: int = 1
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not (self.every >= 1 and self.rho > 0 and 0 <= self.until <= 1):
+            raise ResproutError(
+                f"rho is above 0, every 1 step or more, until a part of the training in [0, 1]; got rho={self.rho:g}, "
+                f"every={self.every}, until={self.until:g}"
+            )
 
     def begin(self, run: Run, steps: int) -> None:
         """Z is the sparse copy of now, U is zero."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Rule, Schedule, Score
 from ...core.masks import keep_count
 from ...core.run import Run
@@ -34,6 +35,13 @@ class Gradual(Rule):
     priced: Budget | None = None
     since: float = 0.0
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not (self.every >= 1 and 0 <= self.until <= 1 and 0 <= self.since <= 1):
+            raise ResproutError(
+                f"every is 1 step or more, until and since are parts of the training in [0, 1]; got every={self.every}, "
+                f"until={self.until:g}, since={self.since:g}"
+            )
 
     def after_backward(self, run: Run, step: int, steps: int) -> None:
         """Cut, if it is time."""

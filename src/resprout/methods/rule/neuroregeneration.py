@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...core.budget import Budget
+from ...core.errors import ResproutError
 from ...core.kinds import Allocation, Fidelity, Rule, Schedule, Score
 from ...core.run import Run
 from ..allocate.global_ import Global
@@ -37,10 +38,17 @@ class Neuroregeneration(Rule):
     floor: int = 0
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
+    def __post_init__(self) -> None:
+        self._cut()  # complains of the rest
+        if not 0 <= self.last <= 1:
+            raise ResproutError(f"last is a part of the training in [0, 1], got {self.last:g}")
+
+    def _cut(self) -> Gradual:
+        return Gradual(self.schedule, self.budget, self.until, self.every, self.drop, self.allocate, self.floor)
+
     def after_backward(self, run: Run, step: int, steps: int) -> None:
         """Cut, then swap, if it is time."""
-        cut = Gradual(self.schedule, self.budget, self.until, self.every, self.drop, self.allocate, self.floor)
-        cut.after_backward(run, step, steps)
+        self._cut().after_backward(run, step, steps)
         fraction = self.fraction(step / steps)
         if step > 0 and step % self.every == 0 and step < self.last * steps and fraction > 0:
             swap(run, self.drop, self.grow, fraction)

@@ -9,9 +9,10 @@ from typing import ClassVar
 
 import torch
 
+from ...core.errors import ResproutError
 from ...core.kinds import Fidelity, Rule
+from ...core.norms import refresh
 from ...core.run import Run
-from ...evaluate.connectivity import refresh
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Swa(Rule):
     share: float = 0.25
     every: int = 1
     fidelity: ClassVar[Fidelity] = "identity-checked"
+
+    def __post_init__(self) -> None:
+        if not (self.share > 0 and self.every >= 1):
+            raise ResproutError(f"share must be above 0 and every 1 step or more, got {self.share:g} and {self.every}")
 
     @torch.no_grad()
     def after_step(self, run: Run, step: int, steps: int) -> None:

@@ -34,7 +34,11 @@ class Distortion(Searcher):
     fidelity: ClassVar[Fidelity] = "identity-checked"
 
     def __post_init__(self) -> None:
-        if not self.levels or list(self.levels) != sorted(set(self.levels)) or not 0 <= self.levels[0] <= 1:
+        if (
+            not self.levels
+            or list(self.levels) != sorted(set(self.levels))
+            or not 0 <= self.levels[0] <= self.levels[-1] <= 1
+        ):
             raise ResproutError(f"levels are densities in [0, 1] that rise, got {self.levels}")
 
     @torch.no_grad()
