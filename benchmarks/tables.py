@@ -292,7 +292,9 @@ def there_and_back(part: str) -> str:
         gap = line["against"]
         against = f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
         each = f"{100 * line['test'][0]:.2f}"
-        asked = f"{line['asked']}" + (f" ({line['sparsity']:.3f})" if line["sparsity"] - float(line["asked"]) > 1e-3 else "")
+        asked = f"{line['asked']}" + (
+            f" ({line['sparsity']:.3f})" if line["sparsity"] - float(line["asked"]) > 1e-3 else ""
+        )
         arm = re.sub(r"(, )?lr=1e-2, optimizer=adamw", "", line["arm"]).replace("()", "")
         cells = [asked, f"`{arm}`", f"{statistics.mean(values):.2f}{spread}", each, against]
         rows.append([*cells, line["verdict"] or "", f"{size / 1024:.0f} KiB", str(line["seeds"])])
@@ -315,7 +317,9 @@ def language_regrow() -> str:
     for line in read("language_regrow")["lines"]:
         back = line["way"] not in ("Wanda, one cut", "stump")
         way = f"`{line['way']}`, {line['rounds']} round{'s' * (line['rounds'] > 1)}" if back else line["way"]
-        found.setdefault((way, f"{line['stump']:g}" if "stump" in line else ""), {})[line["sparsity"]] = line["perplexity"]
+        found.setdefault((way, f"{line['stump']:g}" if "stump" in line else ""), {})[line["sparsity"]] = line[
+            "perplexity"
+        ]
     columns = sorted({s for cells in found.values() for s in cells})
     rows = [[*key, *(f"{cells[s]:.2f}" if s in cells else "" for s in columns)] for key, cells in found.items()]
     return table(["what returns", "stump", *(f"{100 * s:.0f} %" for s in columns)], rows)

@@ -1,6 +1,5 @@
 """Two processes with shards choose the very masks of one process."""
 
-
 import pytest
 import torch
 import torch.distributed as dist

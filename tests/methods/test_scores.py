@@ -5,7 +5,6 @@ The network is y = w . x with loss (y - 1)^2 / 2, so dL/dw = (y - 1) x, and its 
 
 import pytest
 import torch
-from resprout.methods.score.fisher import Fisher
 from torch import nn
 
 from resprout.core import select
@@ -13,6 +12,7 @@ from resprout.core.errors import ResproutError
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
 from resprout.methods.score.expected_gain import ExpectedGain
+from resprout.methods.score.fisher import Fisher
 from resprout.methods.score.gradient import Gradient
 from resprout.methods.score.grasp import Grasp
 from resprout.methods.score.magnitude import Magnitude
