@@ -4,8 +4,8 @@
     python benchmarks/language_regrow.py --data ../shared/data --scores newton_gain --rounds 16
 
 Calibrated and evaluated as language.py; the stump has `--stump` of the weights that the target has, and what returns has its
-dense value. The control is one cut by Wanda straight to the target. Regrowth ranks all dead weights together; in several rounds the
-scores are taken anew in each. What is in the results already is not run again.
+dense value. The control is one cut by Wanda straight to the target. Regrowth ranks all dead weights together; in several
+rounds the scores are taken anew in each. What is in the results already is not run again.
 """
 
 import argparse
