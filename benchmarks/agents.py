@@ -7,10 +7,10 @@ games. The interval is that of the interquartile mean over seeds, by bootstrap.
 """
 
 import argparse
-import json
 
 import numpy as np
 import torch
+from _said import said
 
 from resprout import find
 from resprout.core.budget import Budget
@@ -38,16 +38,11 @@ def main() -> None:
             found[level].append(float(np.mean([v for *_, v in played["curve"][-3:]])))
             row = {"sparsity": round(run.masks.sparsity, 4), "seed": seed, "return": round(found[level][-1], 3)}
             row |= {"last": round(run.evaluate("test"), 3), "seconds": played["seconds"]}
-            row |= {"curve": [round(v, 2) for *_, v in played["curve"]]}
-            print(
-                json.dumps(row | {k: round(looked[k], 3) for k in ("srank", "dormant", "norm", "spread")}), flush=True
-            )
+            print(said(row | {k: round(looked[k], 3) for k in ("srank", "dormant", "norm", "spread")}), flush=True)
     for level in levels:
         scores = np.array(found[level])[:, None]
         low, high = interval(scores)
-        print(
-            json.dumps({"sparsity": level, "iqm": round(iqm(scores), 3), "interval": [round(low, 3), round(high, 3)]})
-        )
+        print(said({"sparsity": level, "iqm": round(iqm(scores), 3), "interval": [round(low, 3), round(high, 3)]}))
 
 
 if __name__ == "__main__":

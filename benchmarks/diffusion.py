@@ -8,10 +8,10 @@ noise that no training has seen, 50 of each class; read as digits: the share who
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
+from _said import said
 from safetensors.torch import save_file
 
 import resprout as rs
@@ -75,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     whole = made(first := start(asked.weights, asked.dense_epochs, 0))
-    print(json.dumps({"arm": "dense", "explained": round(first.evaluate("test"), 4), "read": read(first, whole)}))
+    print(said({"arm": "dense", "explained": round(first.evaluate("test"), 4), "read": read(first, whole)}))
     scores = {"magnitude": Magnitude(), "random": Random(), "taylor": Taylor()}
     for seed in range(asked.seeds):
         for text in asked.budget.split(","):
@@ -93,7 +93,7 @@ def main() -> None:
                 row = {"arm": arm, "seed": seed, "sparsity": round(run.masks.sparsity, 3), "units": run.units.alive}
                 row |= {"distance": round(float((samples - whole).square().mean() ** 0.5), 4)}
                 row |= {"read": round(read(run, samples), 3), "explained": round(run.evaluate("test"), 4)}
-                print(json.dumps(row | {"seconds": run.journal[-2]["seconds"]}), flush=True)
+                print(said(row | {"seconds": run.journal[-2]["seconds"]}), flush=True)
 
 
 if __name__ == "__main__":

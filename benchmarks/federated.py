@@ -9,9 +9,9 @@ best).
 
 import argparse
 import dataclasses
-import json
 
 import torch
+from _said import said
 
 from resprout import find
 from resprout.core.budget import Budget
@@ -72,7 +72,7 @@ def main() -> None:
     federation, budget = Federation(10, 10, classes=2), Budget.parse(asked.budget)
     for seed in range(asked.ranks):
         print(
-            json.dumps({"seed": seed, "rank": ranks(served(seed, federation), federation, budget, asked.spread)}),
+            said({"seed": seed, "rank": ranks(served(seed, federation), federation, budget, asked.spread)}),
             flush=True,
         )
     whole = FedTiny(epochs=asked.epochs, federation=federation, local=2, spread=asked.spread)
@@ -89,9 +89,7 @@ def main() -> None:
             row = {"arm": name, "seed": seed, "test": round(run.evaluate("test"), 4), "sparsity": run.masks.sparsity}
             dense = size(run) - run.masks.alive + run.masks.total
             rounds = sum(r["step"] == "Round" for r in run.journal)
-            print(
-                json.dumps(row | {"sent": sent(run.journal), "dense would send": 2 * rounds * 10 * dense}), flush=True
-            )
+            print(said(row | {"sent": sent(run.journal), "dense would send": 2 * rounds * 10 * dense}), flush=True)
 
 
 if __name__ == "__main__":
