@@ -36,7 +36,7 @@ PARTS = {
             f"bidirectional_gradual(score=newton_gain, {ARM})", f"bidirectional_gradual(score=wanda, {ARM})",
             f"bidirectional_gradual(score=gradient, {ARM})", f"bidirectional_gradual(score=saliency, {ARM})",
         ),
-        ("0.9", "0.98"), "weight", 2,
+        ("0.9", "0.98"), "weight", 1,
     ),
     "width": (
         (f"one_way({ARM})", f"bidirectional_structured({ARM})"),

@@ -100,6 +100,7 @@ def regrow(
     loss: Loss | None = None,
     example: Any = None,
     seed: int = 0,
+    rounds: int = 1,
 ) -> Masks:
     """Bring dead units of `model` back until exactly `sparsity` is dead, and return the masks; none is lost.
 
@@ -119,23 +120,31 @@ def regrow(
         data, loss: batches and `loss(model, batch)`.
         example: as of `prune`.
         seed: of random scores and fills.
+        rounds: equal parts, before each of which the scores are taken anew.
 
     Raises:
-        ResproutError: as `prune`; also a sparsity above that of `masks`.
+        ResproutError: as `prune`; also a sparsity above that of `masks`, or no round.
     """
     check_sparsity(sparsity)
+    if rounds < 1:
+        raise ResproutError(f"rounds must be 1 or more, got {rounds}")
     bare = unwrap(model)
     dense = _state(anchor)
-    probe, units = Probe(bare, masks, data, loss, dense, seed), granularities.parse(granularity)
-    probe.groups = selectable(bare, _groups(bare, units, example), masks, masks)
-    keep = keep_count(sparsity, units.units(masks, probe.groups).total)
-    worth, share = catalog.make("score", score), catalog.make("allocate", allocate)
-    new = regrown(probe, keep, worth, share, units, floor, ceiling)
+    units = granularities.parse(granularity)
+    groups = selectable(bare, _groups(bare, units, example), masks, masks)
+    start = units.units(masks, groups)
+    more = keep_count(sparsity, start.total) - start.alive
+    worth, share, filler = (catalog.make(*w) for w in (("score", score), ("allocate", allocate), ("fill", fill)))
     generator = torch.Generator().manual_seed(seed)
-    change_masks(bare, masks, new, catalog.make("fill", fill), dense, generator)
-    if dense is not None:
-        revived(bare, probe.groups, masks, new, dense)
-    return new
+    for r in range(1, rounds + 1):
+        probe = Probe(bare, masks, data, loss, dense, seed)
+        probe.groups = groups
+        new = regrown(probe, start.alive + more * r // rounds, worth, share, units, floor, ceiling)
+        change_masks(bare, masks, new, filler, dense, generator)
+        if dense is not None:
+            revived(bare, groups, masks, new, dense)
+        masks = new
+    return masks
 
 
 def _groups(model: nn.Module, units: granularities.Granularity, example: Any) -> tuple[Group, ...]:

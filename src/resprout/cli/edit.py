@@ -80,6 +80,7 @@ def prune(
     "floor",
     "ceiling",
     "seed",
+    "rounds",
     required=["sparsity"],
 )
 def regrow(
