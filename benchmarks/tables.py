@@ -278,7 +278,8 @@ def each() -> str:
     """What the command of each system printed."""
     parts = []
     for key, found in read("each").items():
-        took = f"{found['seconds'] / 60:.1f} minutes on a busy core."
+        took = f"{found['seconds'] / 60:.1f} minutes on a busy core." if "seconds" in found else ""
+        took = took or f"{found['processor'] / 60:.1f} minutes of a processor core."
         parts += [f"### {key}", "", "```console", f"$ {found['command']}", *found["lines"], "```", "", took, ""]
     return "\n" + "\n".join(parts)
 

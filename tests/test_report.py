@@ -62,6 +62,19 @@ def test_what_there_is_to_read_is_on_it():
     assert high > 0.99
 
 
+def test_a_run_that_never_grew_is_not_said_to_have():
+    pytest.importorskip("matplotlib")
+    from resprout.report.picture import figure
+
+    path = [[0, 0.0, 0.99], [9, 0.9, 0.97], [20, 0.99, 0.94]]
+    drawn = figure(result(stump=0.99, path=path, frontier=[arrival("4KiB", 0.99, 0.94)]))
+    ax = drawn.axes[0]
+    words = [text.get_text().strip() for text in ax.texts] + [drawn.get_suptitle(), ax.get_title(loc="left")]
+    words += ax.get_legend_handles_labels()[1]
+    assert "Cut to 4KiB" in words
+    assert not any("regrown" in word or "stump" in word for word in words)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -86,6 +86,11 @@ def test_a_method_takes_methods_as_arguments():
         find.method("recipe", "one_way(optimizer=optimizer(kind=adamw, decai=0.1))")
 
 
+def test_the_version():
+    said = subprocess.run([sys.executable, "-m", "resprout", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["resprout", rs.__version__]
+
+
 def test_python_dash_m():
     said = subprocess.run([sys.executable, "-m", "resprout", "--help"], capture_output=True, text=True, check=True)
     assert "fit" in said.stdout

@@ -6,9 +6,11 @@ One file per command; flags that a library function has too are made from its si
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from .bench import bench
 from .catalogue import listing, show
 from .compare import compare, spread_out
@@ -27,6 +29,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"resprout {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which, and end.")
+    ] = False,
+) -> None:
+    pass
+
+
 for name, command in {
     "fit": fit,
     "compare": compare,

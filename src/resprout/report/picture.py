@@ -118,6 +118,11 @@ def _points(result: dict[str, Any]) -> list[tuple[float, float]]:
     return marks + curve + [(s, v) for _, s, v in result["path"]]
 
 
+def _regrown(result: dict[str, Any]) -> bool:
+    """Whether the run was sparser on its way than where it ends."""
+    return (result.get("stump") or 0.0) > max(a["sparsity"] for a in result["frontier"]) + 1e-4
+
+
 def _total(result: dict[str, Any]) -> int:
     return max(1, int(result["dense"]["alive"]))
 
@@ -206,7 +211,7 @@ def _curves(ax: Axes, result: dict[str, Any]) -> None:
             marker="o",
             markersize=3.5,
             zorder=4,
-            label="this run: cut past it, regrown",
+            label="this run: cut past it, regrown" if _regrown(result) else "this run",
         )
         for i in range(len(path) - 1):
             _arrow(ax, (x[i], v[i]), (x[i + 1], v[i + 1]))
@@ -242,7 +247,7 @@ def _marks(ax: Axes, result: dict[str, Any]) -> None:
     """Vertical lines: budgets (named on their left), cliff and stump (named on their right)."""
     lines = [(a["sparsity"], a["budget"], REGROWN, ":", "right") for a in result["frontier"]]
     for name, colour in (("cliff", ONE_WAY), ("stump", STUMP)):
-        if result.get(name) is not None:
+        if result.get(name) is not None and (name == "cliff" or _regrown(result)):
             lines.append((result[name], name, colour, "--", "left"))
     across = ax.get_xaxis_transform()
     taken: list[tuple[float, str]] = []
@@ -266,9 +271,12 @@ def _halo() -> list[Any]:
 
 def _words(whole: Figure, ax: Axes, result: dict[str, Any]) -> None:
     asked = ", ".join(a["budget"] for a in result["frontier"])
-    tests = [("dense", [result["dense"]]), ("regrown", result["frontier"]), ("one-way", result["control"])]
+    back = _regrown(result)
+    name = "regrown" if back else "cut"
+    tests = [("dense", [result["dense"]]), (name, result["frontier"]), ("one-way", result["control"])]
     said = [f"{name} " + ", ".join(f"{100 * a['test']:.2f} %" for a in which) for name, which in tests if which]
-    whole.suptitle(f"Cut past the cliff, regrown to {asked}", x=0.012, ha="left", fontsize=14, color=INK)
+    title = f"Cut past the cliff, regrown to {asked}" if back else f"Cut to {asked}"
+    whole.suptitle(title, x=0.012, ha="left", fontsize=14, color=INK)
     warned = " (SELECTED ON TEST)" if result.get("selected_on") == "test" else ""
     label = f"test {result.get('metric', 'accuracy')}{warned}:  "
     ax.set_title(label + "  ·  ".join(said), loc="left", fontsize=10, color=INK)
