@@ -9,6 +9,7 @@ from resprout.core.granularity import Weight
 from resprout.core.kinds import Pick
 from resprout.core.masks import Masks
 from resprout.core.probe import Probe
+from resprout.core.select import dense
 from resprout.methods.score.wanda import Wanda
 from resprout.methods.solve.sparsegpt import Sparsegpt
 
@@ -71,18 +72,18 @@ def test_wanda_by_hand():
         model.weight.copy_(torch.tensor([[1.0, -2.0], [3.0, 0.0]]))
     probe = Probe(model, data=[torch.tensor([[1.0, 2.0], [3.0, 2.0]])], loss=lambda m, b: m(b).sum())
     expected = torch.tensor([[1.0, 2.0], [3.0, 0.0]]) * torch.tensor([5.0, 4.0]).sqrt()
-    assert torch.allclose(Wanda()(probe)["weight"], expected)
+    assert torch.allclose(dense(Wanda()(probe)["weight"]), expected)
     masks = Masks({"weight": torch.tensor([[True, True], [True, False]])})
-    dense = {"weight": torch.full((2, 2), 7.0)}
-    probe = Probe(model, masks, [torch.tensor([[1.0, 2.0], [3.0, 2.0]])], lambda m, b: m(b).sum(), dense)
-    assert Wanda()(probe)["weight"][1, 1] == pytest.approx(14.0)  # the dead one with the dense network's value
+    anchor = {"weight": torch.full((2, 2), 7.0)}
+    probe = Probe(model, masks, [torch.tensor([[1.0, 2.0], [3.0, 2.0]])], lambda m, b: m(b).sum(), anchor)
+    assert dense(Wanda()(probe)["weight"])[1, 1] == pytest.approx(14.0)  # the dead one with the dense network's value
 
 
 def test_wanda_of_a_convolution_counts_each_place_of_the_kernel():
     model = nn.Conv2d(2, 4, 2, groups=2, bias=False)
     x = torch.zeros(1, 2, 3, 3)
     x[0, 1, 0, 0] = 2.0  # read once, by the upper left of the kernel, at one of four positions
-    found = Wanda()(Probe(model, data=[x], loss=lambda m, b: m(b).sum()))["weight"]
+    found = dense(Wanda()(Probe(model, data=[x], loss=lambda m, b: m(b).sum()))["weight"])
     assert not found[:2].any()
     assert torch.allclose(found[2:, 0, 0, 0], model.weight[2:, 0, 0, 0].abs().detach() * 1.0)
     assert not found[2:, 0, 1].any()

@@ -25,7 +25,7 @@ def story(gathered: Gathered) -> Story:
     parts: list[Part] = [_facts(g)]
     if any(line.kind == "recipe" for line in g.lines):
         figures = {("sparsity",): (accuracy.over_sparsity(g),), ("bytes",): (accuracy.over_bytes(g),)}
-        parts.append(Panel((Group("", "", figures),), {"accuracy over": ("sparsity", "bytes")}))
+        parts.append(Panel((Group("", "", figures),), {f"{g.metric} over": ("sparsity", "bytes")}))
     sections = [_differences(g), _closer(g), _training(g), _table(g), _controls(g), _unfinished(g), _repeat(g)]
     return Story(
         "comparison", name, headline(g.lines, g.baseline), caveats(g.lines, g.baseline), parts,
