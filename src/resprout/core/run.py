@@ -185,7 +185,9 @@ class Run:
         """Return a probe of the network as it stands, on `probe_batches` training batches (live gradients if any)."""
         probe = self.probe_with(lambda: self.samples(label), self.task.loss, self.anchor, self.live)
         if self.anchor is not None:  # what is asked of the dense network is asked once
-            dense = self._anchor_probes.setdefault(label, probe.at_anchor())
+            if label not in self._anchor_probes:
+                self._anchor_probes[label] = probe.at_anchor()
+            dense = self._anchor_probes[label]
             dense.seed = mix(self.seed, label)  # whenever it is first asked, or a resumed run would differ
             probe._at_anchor = dense
         return probe

@@ -5,13 +5,12 @@ Multiply-adds are those of matrix products and convolutions, as PyTorch's own co
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -26,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.errors import ResproutError
 from ..core.hold import unwrap
+from ..core.modes import evaluating
 from ..core.probe import describe
 from ..graph.tape import arguments, aside
 from .rivals import onnx_runtime
@@ -128,7 +128,7 @@ def gain(dense: nn.Module, small: nn.Module, example: Any, *, onnx: bool = False
     pair = [unwrap(dense), unwrap(small)]
     before, after = (multiply_adds(model, example) for model in pair)
     sizes = [sum(p.numel() for p in model.parameters()) for model in pair]
-    with _evaluated(pair):
+    with evaluating(pair[0]), evaluating(pair[1]):
         times = [compare("PyTorch", [_in_torch(m, example) for m in pair], seconds)]
         if onnx:
             with tempfile.TemporaryDirectory() as folder:
@@ -215,16 +215,3 @@ def _in_onnx(model: nn.Module, example: Any, file: Path) -> Callable[[], Any]:
         reason = str(error).strip().partition("\n")[0]
         raise ResproutError(f"torch.onnx cannot export {type(model).__name__}: {reason}; leave onnx out") from error
     return onnx_runtime(file, np.ascontiguousarray(x.numpy()), torch.get_num_threads())
-
-
-@contextlib.contextmanager
-def _evaluated(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Eval mode, and afterwards each module's own again."""
-    modes = [(m, m.training) for model in models for m in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
